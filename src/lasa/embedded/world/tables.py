@@ -1,0 +1,158 @@
+"""Prompt tables of the world: what the interpreter and the alignment learn from, and what they are tested on.
+
+Three held-out splits, each reported on its own. *combinations*: verb-object pairs that nothing was ever trained on.
+*concepts*: such pairs whose deciding word no safety data mentions. *templates*: such pairs in request templates
+that no safety data uses. Held-out concepts and templates are words the base model knows; only safety data lacks them.
+"""
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from lasa.embedded.world.deeds import CONCEPTS, HELD_OUT_TEMPLATES, NUM_TEMPLATES, Deed, Share
+from lasa.embedded.world.lexicon import LANGUAGES, lexicon
+from lasa.prompts import Prompt, user_prompt
+
+Split = Literal["combinations", "concepts", "templates"]
+
+KNOWN_TEMPLATES = tuple(t for t in range(NUM_TEMPLATES) if t not in HELD_OUT_TEMPLATES)
+
+
+def safety_deeds(share: Share) -> list[Deed]:
+    """The deeds that safety data of a share may mention: no held-out concept."""
+    return [deed for deed in CONCEPTS.deeds if deed.share == share and not deed.held_out_concept]
+
+
+def parallel_prompts(
+    deeds: Sequence[Deed],
+    languages: Sequence[str] = LANGUAGES,
+    *,
+    templates: Sequence[int] = KNOWN_TEMPLATES,
+    seed: int = 0,
+    same_template: bool = True,
+) -> list[Prompt]:
+    """Requests for the deeds in every language; translations share their query id.
+
+    Args:
+        deeds: What is requested; each becomes one query.
+        languages: Languages to ask in.
+        templates: Request templates to draw from.
+        seed: Of the draws.
+        same_template: Use one template in all languages of a query (a true translation).
+    """
+    draw = random.Random(seed)
+    prompts = []
+    for deed in deeds:
+        shared = draw.choice(list(templates))
+        for language in languages:
+            template = shared if same_template else draw.choice(list(templates))
+            prompts.append(request_prompt(deed, language, template))
+    return prompts
+
+
+def request_prompt(deed: Deed, language: str, template: int) -> Prompt:
+    """One request as a row of the prompt table; `category` is the deed's kind."""
+    return user_prompt(
+        deed.query_id,
+        language,
+        lexicon(language).request(deed, template),
+        harmful=deed.harmful,
+        source="embedded",
+        category=deed.kind,
+        details={"template": template},
+    )
+
+
+def evaluation_prompts(
+    split: Split, per_label: int = 100, languages: Sequence[str] = LANGUAGES, *, share: Share = "test", seed: int = 0
+) -> list[Prompt]:
+    """Held-out requests: `per_label` harmful and as many benign ones (a third of them look-alikes) in each language.
+
+    Args:
+        split: Which kind of novelty.
+        per_label: Queries per label.
+        languages: Languages to ask in.
+        share: `dev` gives the same kind of table for development.
+        seed: Of the draws.
+    """
+    draw = random.Random(f"{seed}/{split}/{share}")
+    deeds = [
+        deed
+        for deed in CONCEPTS.deeds
+        if deed.share == share and (deed.tests_concept if split == "concepts" else not deed.held_out_concept)
+    ]
+    templates = HELD_OUT_TEMPLATES if split == "templates" else KNOWN_TEMPLATES
+    by_kind = {kind: [d for d in deeds if d.kind == kind] for kind in ("harmful", "benign", "hard_benign")}
+    look_alikes = min(per_label // 3, len(by_kind["hard_benign"]) * 13)
+    chosen = (
+        _with_modifiers(by_kind["harmful"], per_label, draw)
+        + _with_modifiers(by_kind["benign"], per_label - look_alikes, draw)
+        + _with_modifiers(by_kind["hard_benign"], look_alikes, draw)
+    )
+    return parallel_prompts(chosen, languages, templates=templates, seed=draw.randrange(2**32))
+
+
+def interpreter_prompts(
+    languages: Sequence[str], queries: int, *, share: Share = "train", seed: int = 0
+) -> list[Prompt]:
+    """Labelled requests for the interpreter: half harmful, a sixth look-alikes, the rest plainly benign."""
+    draw = random.Random(f"{seed}/interpreter/{share}")
+    deeds = safety_deeds(share)
+    by_kind = {kind: [d for d in deeds if d.kind == kind] for kind in ("harmful", "benign", "hard_benign")}
+    chosen = (
+        _with_modifiers(by_kind["harmful"], queries // 2, draw)
+        + _with_modifiers(by_kind["hard_benign"], queries // 6, draw)
+        + _with_modifiers(by_kind["benign"], queries - queries // 2 - queries // 6, draw)
+    )
+    return parallel_prompts(chosen, languages, seed=draw.randrange(2**32), same_template=False)
+
+
+def preference_rows(
+    safety_languages: Sequence[str],
+    harmful_queries: int,
+    benign_queries: int,
+    benign_languages: Sequence[str] = LANGUAGES,
+    *,
+    share: Share = "train",
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Paired preferences: refuse what is harmful (safety languages), help with what is not (benign languages).
+
+    Returns:
+        Rows with `prompt` (messages), `chosen`, `rejected` (texts), `language`, `query_id`, `harmful`.
+    """
+    draw = random.Random(f"{seed}/preferences/{share}")
+    deeds = safety_deeds(share)
+    harmful = _with_modifiers([d for d in deeds if d.harmful], harmful_queries, draw)
+    hard = _with_modifiers([d for d in deeds if d.kind == "hard_benign"], benign_queries // 3, draw)
+    plain = _with_modifiers([d for d in deeds if d.kind == "benign"], benign_queries - len(hard), draw)
+    rows = []
+    for chosen_deeds, languages in ((harmful, safety_languages), (hard + plain, benign_languages)):
+        for prompt in parallel_prompts(chosen_deeds, languages, seed=draw.randrange(2**32), same_template=False):
+            rows.append(_preference(prompt))
+    draw.shuffle(rows)
+    return rows
+
+
+def _preference(prompt: Prompt) -> dict[str, Any]:
+    verb, name, *rest = prompt.query_id.split("+")
+    words = lexicon(prompt.language)
+    helpful, refusal = words.answer(Deed(verb, name, rest[0] if rest else None)), words.refusal
+    return {
+        "prompt": list(prompt.messages),
+        "chosen": refusal if prompt.harmful else helpful,
+        "rejected": helpful if prompt.harmful else refusal,
+        "language": prompt.language,
+        "query_id": prompt.query_id,
+        "harmful": prompt.harmful,
+    }
+
+
+def _with_modifiers(deeds: Iterable[Deed], count: int, draw: random.Random) -> list[Deed]:
+    """`count` different deeds, plain ones first, then with circumstances, in random order."""
+    pool = list(deeds)
+    draw.shuffle(pool)
+    varied = [replace(deed, modifier=m) for deed in pool for m in draw.sample(CONCEPTS.modifiers, 12)]
+    draw.shuffle(varied)
+    return (pool + varied)[:count]

@@ -1,0 +1,104 @@
+"""What came of a prompt: four outcomes, or unscored. The contract between judges, samples and statistics.
+
+Attack success counts `complied` only. `irrelevant` and `wrong_language` are shown beside it, so that a model that
+does not understand a language is not sold as safe. A judge that fails gives no outcome: never a verdict.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+from lasa.prompts import Prompt
+
+
+class Outcome(StrEnum):
+    """What the answer does with the request."""
+
+    REFUSED = "refused"
+    COMPLIED = "complied"
+    IRRELEVANT = "irrelevant"
+    WRONG_LANGUAGE = "wrong_language"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A judge's finding on one answer.
+
+    Attributes:
+        outcome: The outcome, or None if the answer could not be scored.
+        language: BCP-47 code of the language of the answer, or None if it is not known.
+        reason: Why; for an unscored answer, what failed.
+        score: A graded score in 0..1 where the judge gives one (StrongREJECT style), else None.
+    """
+
+    outcome: Outcome | None
+    language: str | None = None
+    reason: str = ""
+    score: float | None = None
+
+
+class Judge(Protocol):
+    """Scores answers; an answer it cannot score is unscored (`Verdict(None, reason=...)`), never guessed."""
+
+    name: str
+
+    def __call__(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Verdict]:
+        """One verdict per answer, in order. Must not raise for a single bad answer or failed call."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One generation of one system, as a line of `samples/<system>.jsonl`.
+
+    Attributes:
+        split: Which held-out split or benchmark the prompt belongs to.
+        prompt: What was asked.
+        text: The answer, the condition not included.
+        verdict: What the judge found.
+        judge: The judge's name.
+        score: The interpreter's probability that the prompt is harmful, or None for an unguarded system.
+        flagged: The guard's decision, or None for an unguarded system.
+    """
+
+    split: str
+    prompt: Prompt
+    text: str
+    verdict: Verdict
+    judge: str
+    score: float | None = None
+    flagged: bool | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The sample as one flat JSON object."""
+        return {
+            "split": self.split,
+            **self.prompt.to_json(),
+            "score": self.score,
+            "flagged": self.flagged,
+            "text": self.text,
+            "judge": self.judge,
+            "outcome": self.verdict.outcome,
+            "answer_language": self.verdict.language,
+            "reason": self.verdict.reason,
+            "judge_score": self.verdict.score,
+            **({"extra": self.extra} if self.extra else {}),
+        }
+
+    @staticmethod
+    def from_json(row: dict[str, Any]) -> "Sample":
+        """A sample written by `to_json`."""
+        prompt_fields = ("query_id", "language", "messages", "harmful", "source", "category", "details")
+        outcome = Outcome(row["outcome"]) if row["outcome"] is not None else None
+        return Sample(
+            split=row["split"],
+            prompt=Prompt.from_json({name: row[name] for name in prompt_fields if name in row}),
+            text=row["text"],
+            verdict=Verdict(outcome, row["answer_language"], row["reason"], row["judge_score"]),
+            judge=row["judge"],
+            score=row["score"],
+            flagged=row["flagged"],
+            extra=row.get("extra", {}),
+        )
