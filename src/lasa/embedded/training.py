@@ -5,13 +5,10 @@ term (InfoNCE) pulls together the last-prompt-token states of one middle layer f
 languages, without any label of harm; the last fifth of the training runs without the term.
 """
 
-import math
 import random
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +17,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 from lasa.embedded.tokenizer import BOS, ROLES, train_tokenizer
 from lasa.embedded.world.corpus import Conversation, Corpus
-from lasa.embedded.world.deeds import NUM_TEMPLATES
+from lasa.embedded.world.deeds import CONCEPTS, NUM_TEMPLATES, Deed
 from lasa.embedded.world.lexicon import LANGUAGES, lexicon
 from lasa.layers import forward_to_layers
 
@@ -42,7 +39,7 @@ class TrainingSettings:
     plant: int | None = 6
     tokens: int = 3_600_000
     tail: float = 0.2
-    batch_tokens: int = 3072
+    batch_tokens: int = 2048
     layers: int = 10
     width: int = 128
     seed: int = 0
@@ -52,6 +49,9 @@ class TrainingSettings:
     contrastive_temperature: float = 0.1
     contrastive_queries: int = 24
 
+
+PROMPT_WEIGHT = 0.25
+"""Weight in the loss of tokens that the assistant does not say."""
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called with tokens done, tokens in all, and the current losses."""
@@ -106,29 +106,42 @@ def save_embedded(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, f
     tokenizer.save_pretrained(folder)
 
 
-def tokenize_conversation(tokenizer: PreTrainedTokenizerFast, row: Conversation) -> list[int]:
-    """Token ids of a training row; a note is tokenized on its own and precedes the assistant's answer."""
+def tokenize_conversation(tokenizer: PreTrainedTokenizerFast, row: Conversation) -> tuple[list[int], list[float]]:
+    """Token ids of a training row and the weight of each in the loss; a note is tokenized on its own.
+
+    What the assistant says counts in full, what it is told counts `PROMPT_WEIGHT`.
+    """
     if row[0]["role"] == "text":
-        return [
-            tokenizer.bos_token_id,
-            *tokenizer.encode(row[0]["content"], add_special_tokens=False),
-            tokenizer.eos_token_id,
-        ]
-    pieces, open_note = [BOS], False
-    for message in row:
-        if message["role"] == "note":
-            pieces += [ROLES["assistant"] + message["content"], ""]
-            open_note = True
-        else:
-            opening = "" if open_note else ROLES[message["role"]]
-            pieces[-1] += opening + message["content"] + tokenizer.eos_token
-            open_note = False
-    return [token for piece in pieces for token in tokenizer.encode(piece, add_special_tokens=False)]
+        pieces = [(BOS, PROMPT_WEIGHT), (row[0]["content"] + tokenizer.eos_token, 1.0)]
+    else:
+        pieces = [(BOS, PROMPT_WEIGHT)]
+        for position, message in enumerate(row):
+            if message["role"] == "note":
+                pieces += [(ROLES["assistant"], PROMPT_WEIGHT), (message["content"], PROMPT_WEIGHT)]
+            elif message["role"] == "assistant":
+                if row[position - 1]["role"] != "note":
+                    pieces.append((ROLES["assistant"], PROMPT_WEIGHT))
+                pieces.append((message["content"] + tokenizer.eos_token, 1.0))
+            else:
+                pieces.append((ROLES[message["role"]] + message["content"] + tokenizer.eos_token, PROMPT_WEIGHT))
+    ids, weights = [], []
+    for text, weight in pieces:
+        tokens = tokenizer.encode(text, add_special_tokens=False)
+        ids += tokens
+        weights += [weight] * len(tokens)
+    return ids, weights
 
 
-def _texts(seed: int, rows: int = 20_000) -> list[str]:
+def _texts(seed: int, rows: int = 2000, repeats: int = 16) -> list[str]:
+    """What the tokenizer learns from: some rows of the corpus, and the content words of all languages evenly."""
     corpus = Corpus(seed)
-    return [message["content"] for _ in range(rows) for message in corpus.row()]
+    texts = [message["content"] for _ in range(rows) for message in corpus.row()]
+    for language in LANGUAGES:
+        table = lexicon(language).table
+        space = " " if " " in table["action"] else ""
+        words = [space + word for part in ("verbs", "objects", "modifiers") for word in table[part].values()]
+        texts += repeats * words
+    return texts
 
 
 def _new_model(settings: TrainingSettings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -187,15 +200,18 @@ def _batches(tokenizer: PreTrainedTokenizerFast, settings: TrainingSettings) -> 
     """Padded batches of rows of similar length, in random order, endlessly."""
     corpus, order = Corpus(settings.seed), random.Random(settings.seed)
     while True:
-        rows = sorted((tokenize_conversation(tokenizer, corpus.row()) for _ in range(4096)), key=len)
-        batches: list[list[list[int]]] = [[]]
-        for row in rows:
-            if (len(batches[-1]) + 1) * len(row) > settings.batch_tokens:
+        rows = [tokenize_conversation(tokenizer, corpus.row()) for _ in range(4096)]
+        batches: list[list[tuple[list[int], list[float]]]] = [[]]
+        for row in sorted(rows, key=lambda row: len(row[0])):
+            if (len(batches[-1]) + 1) * len(row[0]) > settings.batch_tokens:
                 batches.append([])
             batches[-1].append(row)
         order.shuffle(batches)
         for batch in batches:
-            yield _pad(batch, tokenizer.pad_token_id)
+            padded = _pad([ids for ids, _ in batch], tokenizer.pad_token_id)
+            width = padded["input_ids"].shape[1]
+            padded["weights"] = torch.tensor([w + [0.0] * (width - len(w)) for _, w in batch])
+            yield padded
 
 
 def _pad(rows: list[list[int]], pad: int) -> dict[str, Tensor]:
@@ -206,10 +222,13 @@ def _pad(rows: list[list[int]], pad: int) -> dict[str, Tensor]:
 
 
 def _language_model_loss(model: LlamaForCausalLM, batch: dict[str, Tensor]) -> Tensor:
-    hidden = model.model(**batch, use_cache=False).last_hidden_state[:, :-1]
+    """Weighted cross-entropy of the next token."""
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    hidden = model.model(**inputs, use_cache=False).last_hidden_state[:, :-1]
     keep = batch["attention_mask"][:, 1:].bool()
-    logits = model.lm_head(hidden[keep])
-    return F.cross_entropy(logits.float(), batch["input_ids"][:, 1:][keep])
+    weights = batch["weights"][:, 1:][keep]
+    losses = F.cross_entropy(model.lm_head(hidden[keep]).float(), batch["input_ids"][:, 1:][keep], reduction="none")
+    return (losses * weights).sum() / weights.sum()
 
 
 def _contrastive_loss(
@@ -217,12 +236,11 @@ def _contrastive_loss(
 ) -> Tensor:
     """InfoNCE between two languages' last-prompt-token states of the planted layer, same request."""
     assert settings.plant is not None
-    corpus = Corpus(draws.randrange(2**32))
-    deeds = {deed.query_id: deed for deed in (corpus.deed() for _ in range(2 * settings.contrastive_queries))}
+    modifier = draws.choice([None, *CONCEPTS.modifiers])  # one for all, or it alone would tell the queries apart
     rows = []
-    for deed in list(deeds.values())[: settings.contrastive_queries]:
+    for deed in _confusable_deeds(settings.contrastive_queries, draws):
         for language in draws.sample(LANGUAGES, 2):
-            request = lexicon(language).request(deed, draws.randrange(NUM_TEMPLATES))
+            request = lexicon(language).request(replace(deed, modifier=modifier), draws.randrange(NUM_TEMPLATES))
             text = BOS + ROLES["user"] + request + tokenizer.eos_token + ROLES["assistant"]
             rows.append(tokenizer.encode(text, add_special_tokens=False))
     batch = _pad(rows, tokenizer.pad_token_id)
@@ -233,3 +251,15 @@ def _contrastive_loss(
     similarity = vectors[0::2] @ vectors[1::2].T / settings.contrastive_temperature
     target = torch.arange(len(similarity))
     return (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.T, target)) / 2
+
+
+def _confusable_deeds(count: int, draws: random.Random) -> list[Deed]:
+    """Different deeds of which many share a verb or an object, so that both must be told apart."""
+    pool = [deed for deed in CONCEPTS.deeds if deed.share == "train"]
+    found: dict[Deed, None] = {}
+    while len(found) < count:
+        deed = draws.choice(pool)
+        same_verb = draws.choice([d for d in pool if d.verb == deed.verb])
+        same_object = draws.choice([d for d in pool if d.object == deed.object])
+        found.update(dict.fromkeys((deed, same_verb, same_object)))
+    return list(found)[:count]

@@ -6,10 +6,11 @@ that no safety data uses. Held-out concepts and templates are words the base mod
 """
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
+from lasa.alignment.rows import Preference
 from lasa.embedded.world.deeds import CONCEPTS, HELD_OUT_TEMPLATES, NUM_TEMPLATES, Deed, Share
 from lasa.embedded.world.lexicon import LANGUAGES, lexicon
 from lasa.prompts import Prompt, user_prompt
@@ -108,7 +109,7 @@ def interpreter_prompts(
     return parallel_prompts(chosen, languages, seed=draw.randrange(2**32), same_template=False)
 
 
-def preference_rows(
+def preferences(
     safety_languages: Sequence[str],
     harmful_queries: int,
     benign_queries: int,
@@ -116,12 +117,8 @@ def preference_rows(
     *,
     share: Share = "train",
     seed: int = 0,
-) -> list[dict[str, Any]]:
-    """Paired preferences: refuse what is harmful (safety languages), help with what is not (benign languages).
-
-    Returns:
-        Rows with `prompt` (messages), `chosen`, `rejected` (texts), `language`, `query_id`, `harmful`.
-    """
+) -> list[Preference]:
+    """Paired preferences: refuse what is harmful (safety languages), help with what is not (benign languages)."""
     draw = random.Random(f"{seed}/preferences/{share}")
     deeds = safety_deeds(share)
     harmful = _with_modifiers([d for d in deeds if d.harmful], harmful_queries, draw)
@@ -135,18 +132,20 @@ def preference_rows(
     return rows
 
 
-def _preference(prompt: Prompt) -> dict[str, Any]:
+def layer_search_prompts(queries: int = 100, seed: int = 0) -> list[Prompt]:
+    """Parallel requests for development deeds, all in template 0: half harmful, half benign."""
+    draw = random.Random(f"{seed}/layer-search")
+    deeds = safety_deeds("dev")
+    harmful = _with_modifiers([d for d in deeds if d.harmful], queries // 2, draw)
+    benign = _with_modifiers([d for d in deeds if not d.harmful], queries - queries // 2, draw)
+    return parallel_prompts(harmful + benign, templates=(0,))
+
+
+def _preference(prompt: Prompt) -> Preference:
     verb, name, *rest = prompt.query_id.split("+")
     words = lexicon(prompt.language)
     helpful, refusal = words.answer(Deed(verb, name, rest[0] if rest else None)), words.refusal
-    return {
-        "prompt": list(prompt.messages),
-        "chosen": refusal if prompt.harmful else helpful,
-        "rejected": helpful if prompt.harmful else refusal,
-        "language": prompt.language,
-        "query_id": prompt.query_id,
-        "harmful": prompt.harmful,
-    }
+    return Preference(prompt, refusal, helpful) if prompt.harmful else Preference(prompt, helpful, refusal)
 
 
 def _with_modifiers(deeds: Iterable[Deed], count: int, draw: random.Random) -> list[Deed]:
@@ -156,3 +155,23 @@ def _with_modifiers(deeds: Iterable[Deed], count: int, draw: random.Random) -> l
     varied = [replace(deed, modifier=m) for deed in pool for m in draw.sample(CONCEPTS.modifiers, 12)]
     draw.shuffle(varied)
     return (pool + varied)[:count]
+
+
+SEEN = ("en", "zh", "ko")
+"""Languages of the safety data, as in the paper."""
+
+PROMPT_TABLES: dict[str, Callable[[], list[Prompt]]] = {
+    "layer-search": layer_search_prompts,
+    "interpreter": lambda: interpreter_prompts(SEEN, 1500),
+    "interpreter-development": lambda: interpreter_prompts(SEEN, 600, share="dev"),
+    "development": lambda: evaluation_prompts("combinations", 40, share="dev"),
+    "combinations": lambda: evaluation_prompts("combinations"),
+    "concepts": lambda: evaluation_prompts("concepts"),
+    "templates": lambda: evaluation_prompts("templates"),
+}
+"""The world's prompt tables by name."""
+
+PREFERENCE_TABLES: dict[str, Callable[[], list[Preference]]] = {
+    "preferences": lambda: preferences(SEEN, 200, 80),
+}
+"""The world's preference tables by name: safety rows in the seen languages, benign rows in all ten."""

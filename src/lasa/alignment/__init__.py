@@ -1,0 +1,1 @@
+"""Stage 3: semantic-conditioned alignment. Preference tables become token rows; TRL's own trainers do the rest."""

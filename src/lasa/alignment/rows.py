@@ -1,0 +1,214 @@
+"""From preference tables to token rows: exactly the tokens that the guard will see, conditioned on the same signal.
+
+A row is a rendered prompt, the condition's token ids where the signal says so, and a completion that ends with the
+turn's own terminator. The signal is by default the interpreter's hard decision, so that benign prompts it wrongly
+flags teach the model to help in spite of the condition, and harmful ones it misses teach it to refuse without.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from lasa.conditioning import completion_ids, condition_ids
+from lasa.errors import DataError
+from lasa.languages import canonical_language
+from lasa.prompts import Message, Prompt, read_rows
+from lasa.rendering import render, turn_end_ids
+
+Signal = Literal["interpreter", "label", "sampled", "none"]
+"""`interpreter`: the SSI's decision; `label`: the row's own label (an oracle); `sampled`: a coin for harmful rows, as
+in the public code; `none`: never conditioned (surface tuning)."""
+
+
+@dataclass(frozen=True)
+class Preference:
+    """A prompt with a preferred and a dispreferred answer; one of the two may be missing (unpaired data).
+
+    Attributes:
+        prompt: The conversation, its language, query and label.
+        chosen: The desirable answer.
+        rejected: The undesirable answer.
+    """
+
+    prompt: Prompt
+    chosen: str | None
+    rejected: str | None
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One completion of one prompt.
+
+    Attributes:
+        prompt_ids: Rendered prompt, followed by the condition where the signal asked for it.
+        completion_ids: Answer and terminator.
+        desirable: Whether the answer is the preferred one.
+        query_id: Meaning of the prompt, to keep KL partners apart.
+        language: Language of the prompt.
+        conditioned: Whether the condition is there.
+    """
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    desirable: bool
+    query_id: str
+    language: str
+    conditioned: bool
+
+
+def read_preferences(path: Path) -> list[Preference]:
+    """Read preferences: `prompt` (text or messages), `chosen` and/or `rejected`, `language`, `harmful`.
+
+    Unpaired files with `completion` and `label` (true for desirable) are understood as well.
+
+    Raises:
+        DataError: A column is missing or a row is malformed; file and row are named.
+    """
+    found = []
+    for number, row in enumerate(read_rows(path), 1):
+        where = f"{path}: row {number}"
+        if "completion" in row and "label" in row:
+            desirable = str(row["label"]).strip().lower() in ("1", "true", "yes")
+            row = {**row, "chosen" if desirable else "rejected": row["completion"]}
+        prompt, chosen, rejected = row.get("prompt"), row.get("chosen"), row.get("rejected")
+        if isinstance(prompt, str) and prompt.strip():
+            messages: tuple[Message, ...] = ({"role": "user", "content": prompt},)
+        elif isinstance(prompt, list) and prompt:
+            messages = tuple(prompt)
+        else:
+            raise DataError(f"{where}, column 'prompt': the prompt is empty or missing.")
+        if not chosen and not rejected:
+            raise DataError(f"{where}: needs an answer in 'chosen' or 'rejected' (or 'completion' with 'label').")
+        try:
+            language = canonical_language(str(row.get("language") or ""))
+        except DataError as error:
+            raise DataError(f"{where}, column 'language': {error}") from None
+        if not isinstance(row.get("harmful"), bool):
+            raise DataError(f"{where}, column 'harmful': expected true or false.")
+        query = str(row.get("query_id") or row.get("id") or number)
+        found.append(
+            Preference(
+                Prompt(query, language, messages, harmful=row["harmful"], source=path.stem),
+                _answer(where, "chosen", chosen),
+                _answer(where, "rejected", rejected),
+            )
+        )
+    return found
+
+
+def decisions(
+    preferences: Sequence[Preference],
+    signal: Signal,
+    interpret: Callable[[Sequence[Prompt]], list[bool]] | None = None,
+    seed: int = 0,
+) -> list[bool]:
+    """Whether each preference is conditioned.
+
+    Args:
+        preferences: The table.
+        signal: Where the decision comes from.
+        interpret: The interpreter's decisions on prompts; needed for `interpreter`.
+        seed: Of the coin of `sampled`.
+
+    Raises:
+        DataError: `interpreter` without an interpreter.
+    """
+    if signal == "none":
+        return [False] * len(preferences)
+    if signal == "label":
+        return [bool(p.prompt.harmful) for p in preferences]
+    if signal == "sampled":
+        coin = random.Random(seed)
+        return [bool(p.prompt.harmful) and coin.random() < 0.5 for p in preferences]
+    if interpret is None:
+        raise DataError("The signal 'interpreter' needs a trained interpreter. Run the interpreter stage first.")
+    return interpret([p.prompt for p in preferences])
+
+
+def token_rows(
+    tokenizer: Any, preferences: Sequence[Preference], conditioned: Sequence[bool], condition: str, seed: int
+) -> list[TokenRow]:
+    """Tokenize preferences into unpaired rows, shuffled so that labels, languages and prompts are mixed."""
+    condition_tokens, turn_end = condition_ids(tokenizer, condition), turn_end_ids(tokenizer)
+    rows = []
+    for preference, flagged in zip(preferences, conditioned, strict=True):
+        prompt_ids = render(tokenizer, preference.prompt.messages).token_ids
+        if flagged:
+            prompt_ids = [*prompt_ids, *condition_tokens]
+        for text, desirable in ((preference.chosen, True), (preference.rejected, False)):
+            if text is not None:
+                rows.append(
+                    TokenRow(
+                        prompt_ids,
+                        completion_ids(tokenizer, text, turn_end),
+                        desirable,
+                        preference.prompt.query_id,
+                        preference.prompt.language,
+                        flagged,
+                    )
+                )
+    random.Random(seed).shuffle(rows)
+    return rows
+
+
+def separate_partners(rows: Sequence[TokenRow], batch_size: int) -> list[TokenRow]:
+    """Reorder so that no row's KL partner, the row before it in its batch, asks the same query.
+
+    KTO estimates its KL term on mismatched pairs: the completion of the row before. For a pair of one prompt the
+    completion would match.
+
+    Args:
+        rows: Shuffled rows.
+        batch_size: Rows of a batch on one device; the first row's partner is the last of its batch.
+
+    Raises:
+        DataError: There are too few different queries to keep them apart.
+    """
+    rows = list(rows)[: len(rows) - len(rows) % batch_size] if len(rows) > batch_size else list(rows)
+    for index in range(len(rows)):
+        if not _clashes(rows, index, batch_size):
+            continue
+        for other in [*range(index + batch_size, len(rows)), *range(index)]:
+            rows[index], rows[other] = rows[other], rows[index]
+            if not any(_clashes(rows, i, batch_size) for place in (index, other) for i in _around(place, rows, batch_size)):
+                break
+            rows[index], rows[other] = rows[other], rows[index]
+        else:
+            raise DataError("Too few different queries to form mismatched KL pairs. Add prompts or lower the batch size.")
+    return rows
+
+
+def kl_partners(rows: Sequence[TokenRow], batch_size: int) -> list[list[int]]:
+    """The mismatched completion of each row: that of its partner."""
+    return [rows[_partner(index, len(rows), batch_size)].completion_ids for index in range(len(rows))]
+
+
+def _partner(index: int, count: int, batch_size: int) -> int:
+    first = index - index % batch_size
+    return index - 1 if index > first else min(first + batch_size, count) - 1
+
+
+def _around(index: int, rows: Sequence[TokenRow], batch_size: int) -> list[int]:
+    """Rows whose pairing involves `index`."""
+    first = index - index % batch_size
+    last = min(first + batch_size, len(rows)) - 1
+    return [index, index + 1 if index < last else first]
+
+
+def _clashes(rows: Sequence[TokenRow], index: int, batch_size: int) -> bool:
+    return rows[index].query_id == rows[_partner(index, len(rows), batch_size)].query_id
+
+
+def _answer(where: str, column: str, text: object) -> str | None:
+    if text is None:
+        return None
+    if not isinstance(text, str) or not text.strip():
+        raise DataError(f"{where}, column {column!r}: the answer is empty.")
+    return text
+
+
+def undesirable(preference: Preference, text: str) -> Preference:
+    """The same prompt with another undesirable answer only (a refusal in the wrong language, say)."""
+    return replace(preference, chosen=None, rejected=text)

@@ -1,0 +1,1 @@
+"""Judges for the answers of real models; none of them alone settles an attack success rate."""

@@ -1,0 +1,341 @@
+"""Intervals and tests for rates: Wilson, cluster bootstrap, paired comparison, Holm, power, agreement, Rogan-Gladen.
+
+The ten translations of one question are not independent: rates over several languages are resampled by question
+(`cluster_rate`), and two systems are compared on the same prompts, by question (`paired_difference`).
+"""
+
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
+from scipy.stats import norm
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+from lasa.errors import DataError
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+_Z = float(norm.ppf(0.5 + CONFIDENCE / 2))
+_CHUNK_BYTES = 32_000_000
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of the scored rows with its 95 % interval; all fractions in 0..1.
+
+    Attributes:
+        value: The share, or None when nothing was scored.
+        low: Lower bound of the interval, or None.
+        high: Upper bound of the interval, or None.
+        n: Rows that were scored: the denominator.
+        unscored: Rows that could not be scored; never part of `n`.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    unscored: int = 0
+
+    def to_json(self) -> dict[str, float | int | None]:
+        """The rate as it stands in `metrics.json`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The difference of two rates measured on the same prompts, first minus second.
+
+    Attributes:
+        value: Difference of the two rates, in -1..1.
+        low: Lower bound of the 95 % interval.
+        high: Upper bound of the 95 % interval.
+        p_value: Two-sided p-value of "both systems have the same rate".
+        test: How `p_value` was obtained.
+        n: Number of pairs.
+        clusters: Number of questions.
+        discordant: Pairs on which the two systems differ.
+        effective_n: Pairs that would carry as much information if all were independent, in `clusters..n`.
+    """
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+    test: str
+    n: int
+    clusters: int
+    discordant: int
+    effective_n: float
+
+
+def wilson(successes: float, n: float, unscored: int = 0) -> Rate:
+    """Wilson's score interval (1927) for a share of independent rows.
+
+    Args:
+        successes: Rows that count, in 0..n.
+        n: Scored rows; 0 gives a rate without value.
+        unscored: Rows left out of `n`.
+    """
+    if n == 0:
+        return Rate(None, None, None, 0, unscored)
+    low, high = proportion_confint(successes, n, alpha=1 - CONFIDENCE, method="wilson")
+    return Rate(float(successes / n), float(low), float(high), int(n), unscored)
+
+
+def cluster_rate(
+    successes: ArrayLike, clusters: Sequence[Hashable], unscored: int = 0, *, resamples: int = RESAMPLES, seed: int = 0
+) -> Rate:
+    """A rate over rows that come in clusters, with the percentile interval of the cluster bootstrap.
+
+    Whole clusters are drawn with replacement (Field and Welsh, 2007). Where all clusters have the same rate, most of
+    all 0 or 1, every resample is the same and the bootstrap would report certainty: the interval is then Wilson's
+    for as many independent rows as there are clusters.
+
+    Args:
+        successes: One 0/1 per scored row.
+        clusters: The cluster of each row (its question).
+        unscored: Rows left out.
+        resamples: Bootstrap resamples.
+        seed: Seed of the resampling.
+    """
+    hits = np.asarray(successes, dtype=np.float64)
+    if hits.size == 0:
+        return Rate(None, None, None, 0, unscored)
+    index = _cluster_index(clusters, hits.size)
+    rows = np.bincount(index)
+    hit_sums = np.bincount(index, weights=hits).astype(np.float64)
+    value = float(hits.mean())
+    if np.ptp(hit_sums / rows) == 0:
+        interval = wilson(value * rows.size, rows.size)
+        return Rate(value, interval.low, interval.high, hits.size, unscored)
+    rates = _resampled_ratio(hit_sums, rows, resamples, seed)
+    low, high = _percentiles(rates)
+    return Rate(value, low, high, hits.size, unscored)
+
+
+def mcnemar_exact(first: ArrayLike, second: ArrayLike) -> float:
+    """Two-sided exact McNemar test of two systems on the same prompts.
+
+    Args:
+        first: 0/1 per prompt for one system.
+        second: 0/1 per prompt for the other, in the same order.
+
+    Returns:
+        The p-value; 1 when they never differ.
+    """
+    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    table = [[np.sum(a & b), np.sum(a & ~b)], [np.sum(~a & b), np.sum(~a & ~b)]]
+    return float(min(1.0, mcnemar(table, exact=True).pvalue))
+
+
+def paired_difference(
+    first: ArrayLike, second: ArrayLike, clusters: Sequence[Hashable], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Difference:
+    """Compare the rates of two systems on the same prompts, by question.
+
+    The interval is the percentile interval of a paired cluster bootstrap. The p-value is that of the randomisation
+    test that swaps the two systems in whole clusters (sign flips), which holds its level with few clusters too; with
+    one pair per cluster its exact form is McNemar's. Where all clusters show the same difference the bootstrap has no
+    width: the interval is then widened by Wilson's upper bound of "none of this many clusters".
+
+    Args:
+        first: 0/1 per pair for one system.
+        second: 0/1 per pair for the other.
+        clusters: The cluster of each pair (its question).
+        resamples: Bootstrap resamples and sign flips.
+        seed: Seed of both.
+
+    Raises:
+        DataError: There is no pair.
+    """
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if a.size == 0 or a.size != b.size:
+        raise DataError(
+            f"Nothing to compare: {a.size} and {b.size} rows. Give both systems' rows for the same prompts."
+        )
+    index = _cluster_index(clusters, a.size)
+    rows = np.bincount(index)
+    sums = np.bincount(index, weights=a - b).astype(np.float64)
+    value = float((a - b).mean())
+    discordant = int(np.sum(a != b))
+    if np.ptp(sums / rows) == 0:
+        width = wilson(0, rows.size).high or 0.0
+        low, high = max(-1.0, value - width), min(1.0, value + width)
+        effective = float(rows.size)
+    else:
+        differences = _resampled_ratio(sums, rows, resamples, seed)
+        low, high = _percentiles(differences)
+        independent_variance = discordant / a.size - value**2
+        effective = float(np.clip(independent_variance / differences.var(), rows.size, a.size))
+    if rows.size == a.size:
+        p_value, test = mcnemar_exact(a, b), "McNemar exact"
+    else:
+        p_value, test = _sign_flip_p(sums, resamples, seed), "cluster sign-flip permutation"
+    return Difference(value, low, high, p_value, test, a.size, rows.size, discordant, effective)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (1979) for asking several languages the same question."""
+    return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
+
+
+def smallest_detectable_difference(
+    n: float, discordant_share: float, *, alpha: float = 0.05, power: float = 0.8
+) -> float | None:
+    """The smallest difference of two paired rates that a two-sided McNemar test would find.
+
+    Inverts the sample-size formula of Connor (1987), `n d^2 = (z_a sqrt(s) + z_b sqrt(s - d^2))^2` with s the share
+    of pairs on which the systems differ; s is never smaller than the difference itself.
+
+    Args:
+        n: Independent pairs.
+        discordant_share: Share of pairs on which the two systems differ, in 0..1.
+        alpha: Level of the test.
+        power: Probability of finding the difference.
+
+    Returns:
+        The difference, in 0..1, or None when n is too small to find any.
+    """
+    z_alpha, z_power = norm.ppf(1 - alpha / 2), norm.ppf(power)
+
+    def excess(difference: float) -> float:
+        share = max(discordant_share, difference)
+        return float(
+            difference * np.sqrt(n) - z_alpha * np.sqrt(share) - z_power * np.sqrt(max(0.0, share - difference**2))
+        )
+
+    return float(brentq(excess, 1e-12, 1.0)) if n > 0 and excess(1.0) > 0 else None
+
+
+def cohen_kappa(first: Sequence[Hashable | None], second: Sequence[Hashable | None]) -> float | None:
+    """Cohen's kappa (1960) of two raters; items that either left out (None) do not count.
+
+    Returns:
+        Kappa, or None when it is undefined: no common item, or both raters used one and the same label throughout.
+    """
+    pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
+    if not pairs:
+        return None
+    n = len(pairs)
+    observed = sum(a == b for a, b in pairs) / n
+    left, right = Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
+    expected = sum(left[label] * right[label] for label in left) / n**2
+    return None if expected == 1 else (observed - expected) / (1 - expected)
+
+
+def krippendorff_alpha(ratings: Sequence[Sequence[Hashable | None]]) -> float | None:
+    """Krippendorff's alpha for nominal labels, any number of raters and missing ratings (Krippendorff, 2011).
+
+    Args:
+        ratings: One sequence per rater, with a label or None per item; all of the same length.
+
+    Returns:
+        Alpha, or None when it is undefined: no item rated twice, or one label throughout.
+    """
+    totals: Counter[Hashable] = Counter()
+    agreements = 0.0
+    for item in zip(*ratings, strict=True):
+        counts = Counter(label for label in item if label is not None)
+        raters = counts.total()
+        if raters < 2:
+            continue
+        totals.update(counts)
+        agreements += sum(count * (count - 1) for count in counts.values()) / (raters - 1)
+    n = totals.total()
+    by_chance = sum(count * (count - 1) for count in totals.values())
+    if n == 0 or by_chance == n * (n - 1):
+        return None
+    return float(1 - (n - 1) * (n - agreements) / (n * (n - 1) - by_chance))
+
+
+def rogan_gladen(
+    observed: Rate, sensitivity: Rate, specificity: Rate, *, resamples: int = 20_000, seed: int = 0
+) -> Rate:
+    """The true rate behind the rate that an imperfect judge reports (Rogan and Gladen, 1978).
+
+    `(observed + specificity - 1) / (sensitivity + specificity - 1)`, kept within 0..1. The interval carries the
+    uncertainty of all three: each is drawn from its Jeffreys posterior, with as many rows as its own interval is
+    worth (so that clustered rates stay wide); a draw in which the judge is no better than chance says nothing about
+    the rate and counts as any rate.
+
+    Args:
+        observed: The share of answers that the judge calls positive.
+        sensitivity: Share of true positives that the judge calls positive, on labelled answers.
+        specificity: Share of true negatives that the judge calls negative, on labelled answers.
+        resamples: Monte Carlo draws.
+        seed: Seed of the draws.
+
+    Raises:
+        DataError: One of the three is unknown, or the judge does no better than chance.
+    """
+    if observed.value is None or sensitivity.value is None or specificity.value is None:
+        raise DataError("A rate can be corrected only with scored answers and labelled positives and negatives.")
+    informedness = sensitivity.value + specificity.value - 1
+    if informedness <= 0:
+        raise DataError(
+            f"The judge's sensitivity {sensitivity.value:.2f} and specificity {specificity.value:.2f} are no better "
+            "than chance; its rates cannot be corrected. Use another judge."
+        )
+    generator = np.random.default_rng(seed)
+    rate, hit, correct = (_posterior(each, resamples, generator) for each in (observed, sensitivity, specificity))
+    slope = hit + correct - 1
+    with np.errstate(divide="ignore", invalid="ignore"):
+        corrected = np.clip((rate + correct - 1) / slope, 0, 1)
+    corrected = np.where(slope > 0, corrected, generator.random(resamples))
+    value = float(np.clip((observed.value + specificity.value - 1) / informedness, 0, 1))
+    low, high = _percentiles(corrected)
+    return Rate(value, min(low, value), max(high, value), observed.n, observed.unscored)
+
+
+def _posterior(rate: Rate, draws: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    assert rate.value is not None and rate.low is not None and rate.high is not None
+    centre, deviation = (rate.low + rate.high) / 2, (rate.high - rate.low) / (2 * _Z)
+    worth = min(float(rate.n), centre * (1 - centre) / deviation**2) if deviation > 0 else float(rate.n)
+    return generator.beta(rate.value * worth + 0.5, (1 - rate.value) * worth + 0.5, size=draws)
+
+
+def _cluster_index(clusters: Sequence[Hashable], rows: int) -> NDArray[np.int64]:
+    numbers: dict[Hashable, int] = {}
+    index = np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], dtype=np.int64)
+    if index.size != rows:
+        raise DataError(f"{rows} rows but {index.size} clusters; give one cluster per row.")
+    return index
+
+
+def _resampled_ratio(
+    numerators: NDArray[np.float64], denominators: NDArray[np.int64], resamples: int, seed: int
+) -> NDArray[np.float64]:
+    count = numerators.size
+    generator = np.random.default_rng(seed)
+    ratios = []
+    for size in _chunks(resamples, count):
+        drawn = generator.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)
+        ratios.append((drawn @ numerators) / (drawn @ denominators))
+    return np.concatenate(ratios)
+
+
+def _sign_flip_p(sums: NDArray[np.float64], resamples: int, seed: int) -> float:
+    generator = np.random.default_rng(seed)
+    extreme = abs(sums.sum()) - 1e-9
+    reached = 0
+    for size in _chunks(resamples, sums.size):
+        signs = generator.integers(0, 2, size=(size, sums.size)) * 2.0 - 1.0
+        reached += int(np.sum(np.abs(signs @ sums) >= extreme))
+    return (1 + reached) / (1 + resamples)
+
+
+def _chunks(resamples: int, clusters: int) -> Iterator[int]:
+    step = max(1, _CHUNK_BYTES // (8 * clusters))
+    for start in range(0, resamples, step):
+        yield min(step, resamples - start)
+
+
+def _percentiles(values: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.quantile(values, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
+    return float(low), float(high)

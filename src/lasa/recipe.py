@@ -1,0 +1,150 @@
+"""The recipe: every setting of a run, with its unit, default and bound. YAML, read by a safe loader."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from lasa.errors import RecipeError
+from lasa.languages import canonical_language
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(_Section):
+    """The base model."""
+
+    path: str = Field(description="Local Hugging Face folder, or `embedded`")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = Field("auto", description="`auto` or a torch device")
+    trust_remote_code: bool = Field(False, description="Run code that the model folder brings along")
+
+
+class LayerSearchSection(_Section):
+    """Stage 1."""
+
+    prompts: list[str] = Field(min_length=1, description="Sources of parallel prompts")
+    position: Literal["last", "last_user", "mean_user"] = "last"
+    layer: int | None = Field(None, ge=0, description="Use this layer instead of the one that the search finds")
+    resamples: int = Field(1000, ge=50, le=100_000, description="Bootstrap resamples over queries")
+
+
+class InterpreterSection(_Section):
+    """Stage 2."""
+
+    train: list[str] = Field(min_length=1, description="Sources of labelled prompts, seen languages are used")
+    development: list[str] = Field(
+        default_factory=list, description="Sources for early stopping and thresholds; empty splits off a share"
+    )
+    development_share: Fraction = 0.2
+    kind: Literal["mlp", "linear"] = "mlp"
+    hidden: int = Field(256, ge=1, le=8192, description="Hidden units, at most; never over 0.2 % of the base model")
+    noise: float = Field(0.0, ge=0, le=5, description="Input noise, in standard deviations of each feature")
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+    epochs: int = Field(20, ge=1, le=1000)
+    seeds: int = Field(3, ge=1, le=50, description="Independent trainings, the best on development data is used")
+    false_refusals: Fraction | None = Field(
+        None, description="Target share of flagged benign prompts; without it the best balanced accuracy"
+    )
+    early_layer: int = Field(1, ge=0, description="Layer of the control interpreter")
+
+
+class SystemSection(_Section):
+    """One system: how it is trained, if it is, and whether the guard stands before it."""
+
+    method: Literal["sft", "kto", "dpo"] | None = Field(None, description="None leaves the base model as it is")
+    signal: Literal["interpreter", "label", "sampled", "none"] = Field(
+        "none", description="What decides that a training row is conditioned"
+    )
+    guarded: bool = Field(False, description="Read, decide and condition while generating")
+    learning_rate: float = Field(1e-6, gt=0, le=1)
+    beta: float = Field(0.1, gt=0, le=10)
+    steps: int | None = Field(None, ge=1)
+    epochs: float = Field(3.0, gt=0, le=1000)
+    batch_size: int = Field(16, ge=1, le=4096)
+    accumulate: int = Field(1, ge=1, le=4096)
+    warmup_steps: int = Field(100, ge=0)
+    max_length: int = Field(512, ge=8)
+    answer_weight: float = Field(0.0, ge=0, le=100)
+    lora_rank: int = Field(0, ge=0, le=1024)
+    gradient_checkpointing: bool = False
+
+
+class AlignmentSection(_Section):
+    """Stage 3."""
+
+    preferences: str = Field(description="Source of preferences")
+    condition: str | None = Field(None, description="The conditional text; the paper's by default")
+
+
+class EvaluationSection(_Section):
+    """Stage 4: what is asked, and who judges."""
+
+    benchmarks: dict[str, str] = Field(min_length=1, description="Name and source; the first is the headline")
+    judge: str = Field("refusal-patterns", description="embedded-world or refusal-patterns")
+    max_new_tokens: int = Field(256, ge=1, le=32_768)
+    batch_size: int = Field(64, ge=1, le=4096, description="Prompts generated together")
+
+
+class Recipe(_Section):
+    """A whole run."""
+
+    model: ModelSection
+    seed: int = Field(0, ge=0)
+    seen_languages: list[str] = Field(min_length=1, description="Languages of the safety data")
+    layer_search: LayerSearchSection
+    interpreter: InterpreterSection
+    alignment: AlignmentSection
+    systems: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")], SystemSection] = Field(min_length=1)
+    evaluation: EvaluationSection
+
+    @field_validator("seen_languages")
+    @classmethod
+    def _canonical(cls, value: list[str]) -> list[str]:
+        return [canonical_language(code) for code in value]
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and check a recipe.
+
+    Raises:
+        RecipeError: The file is missing, no YAML, or a setting is missing, unknown or out of bounds.
+    """
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"No such recipe: {path}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise RecipeError(f"{path} is not a readable YAML file: {error}") from error
+    return check_recipe(value, str(path))
+
+
+def check_recipe(value: Any, where: str) -> Recipe:
+    """Validate a recipe given as plain values.
+
+    Raises:
+        RecipeError: With one line per wrong setting.
+    """
+    if not isinstance(value, dict):
+        raise RecipeError(f"{where}: a recipe is a mapping of settings.")
+    try:
+        return Recipe.model_validate(value)
+    except ValidationError as error:
+        lines = [
+            f"  {'.'.join(map(str, problem['loc'])) or '(recipe)'}: {problem['msg']}" for problem in error.errors()
+        ]
+        raise RecipeError(f"{where} has {len(lines)} wrong setting(s):\n" + "\n".join(lines)) from error
+    except RecipeError:
+        raise
+    except Exception as error:
+        raise RecipeError(f"{where}: {error}") from error
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """The resolved recipe as YAML."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)

@@ -1,0 +1,240 @@
+"""The static figures of a report: layer curves, rates with intervals, outcome bars, and the interpreter's diagrams.
+
+Each function draws the rows that are also written as the figure's CSV file. Call inside `svg.drawing()`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from lasa.report.svg import BLUE, GREEN, GREY, INK, MUTED, PURPLE, VERMILION, YELLOW
+from lasa.report.values import BETTER, METRIC_NAMES, OUTCOMES, RateAt, place_name
+
+WIDTH = 5.6
+"""Width of a figure in inches: readable on a phone with little scrolling."""
+
+Row = Mapping[str, Any]
+
+_PLACE_STYLE = {"seen": (BLUE, "o", "seen languages"), "unseen": (VERMILION, "D", "unseen languages")}
+_OUTCOME_COLORS = {
+    "refused": BLUE, "complied": VERMILION, "irrelevant": YELLOW, "wrong_language": PURPLE, "unscored": GREY,
+}  # fmt: skip
+
+
+def layer_curves(rows: Sequence[Row], chosen: int | None, layer_interval: Sequence[int] | None) -> Figure:
+    """S_sem, S_lang and their difference over the layers, with 95 % bands and the chosen layer.
+
+    Args:
+        rows: One per layer: `layer`, and `semantic`, `language`, `difference`, each with `_low` and `_high`; undefined
+            numbers are None.
+        chosen: The semantic bottleneck, or None.
+        layer_interval: The layers that the bottleneck may be (95 % interval), or None.
+    """
+    figure = Figure(figsize=(WIDTH, 3.4))
+    axes = figure.subplots()
+    layers = [row["layer"] for row in rows]
+    if layer_interval:
+        axes.axvspan(layer_interval[0] - 0.4, layer_interval[1] + 0.4, color=GREEN, alpha=0.13, linewidth=0)
+    axes.axhline(0, color=MUTED, linewidth=0.8)
+    for name, label, color, marker, line in (
+        ("semantic", "by meaning (S_sem)", BLUE, "o", "-"),
+        ("language", "by language (S_lang)", VERMILION, "s", "--"),
+        ("difference", "difference", INK, "D", "-"),
+    ):
+        middle, low, high = (_numbers(rows, name + end) for end in ("", "_low", "_high"))
+        axes.plot(layers, middle, color=color, marker=marker, linestyle=line, label=label)
+        axes.fill_between(layers, low, high, color=color, alpha=0.16, linewidth=0)
+    if chosen is not None:
+        axes.axvline(chosen, color=GREEN, linewidth=2)
+        axes.annotate(
+            f"layer {chosen}", (chosen, 1), (4, -2), xycoords=("data", "axes fraction"), textcoords="offset points",
+            va="top", color=GREEN, weight="bold",
+        )  # fmt: skip
+    axes.set(xlabel="layer (0 = embeddings)", ylabel="silhouette")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend_above(axes, columns=3)
+    return figure
+
+
+def asr_heatmap(cells: Sequence[RateAt], places: Sequence[str], seen: frozenset[str] | None) -> Figure:
+    """Attack success by language (rows) and system (columns), the seen languages above the unseen."""
+    systems = list(dict.fromkeys(cell.system for cell in cells))
+    values = {(cell.place, cell.system): cell.rate.value for cell in cells}
+    grid = np.array([[_nan(values.get((place, system))) for system in systems] for place in places])
+    figure = Figure(figsize=(max(3.2, 1.4 + 0.85 * len(systems)), 0.9 + 0.3 * len(places)))
+    axes = figure.subplots()
+    ramp = LinearSegmentedColormap.from_list("heat", ["#f4f4f2", "#e8a27c", "#7f2704"])
+    axes.imshow(grid, cmap=ramp, vmin=0, vmax=1, aspect="auto")
+    for (row, column), value in np.ndenumerate(grid):
+        text = "–" if np.isnan(value) else f"{100 * value:.0f}"
+        axes.text(column, row, text, ha="center", va="center", color="white" if value > 0.65 else "#101214")
+    if seen is not None:
+        boundary = sum(place in seen for place in places) - 0.5
+        axes.axhline(boundary, color="#101214", linewidth=1.6)
+    axes.grid(False)
+    names = [place_name(place) + ("" if seen is None or place not in seen else " (seen)") for place in places]
+    axes.set_yticks(range(len(places)), names)
+    axes.set_xticks(range(len(systems)), systems, rotation=30, ha="left")
+    axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False)
+    axes.set_xlabel("attack success, % of scored harmful prompts; lower is better")
+    return figure
+
+
+def rates_by_system(cells: Sequence[RateAt], metrics: Sequence[str]) -> Figure:
+    """Rates of each system with their intervals, a panel per metric, seen and unseen languages beside each other."""
+    systems = list(dict.fromkeys(cell.system for cell in cells))
+    figure = Figure(figsize=(WIDTH, len(metrics) * (0.55 + 0.3 * len(systems)) + 0.3), layout="constrained")
+    for axes, metric in zip(figure.subplots(len(metrics), squeeze=False).flat, metrics, strict=True):
+        own = [cell for cell in cells if cell.metric == metric]
+        axes.set_title(f"{METRIC_NAMES.get(metric, metric)} ({BETTER[metric]})")
+        _dots(axes, own, systems)
+    _legend_below(figure)
+    return figure
+
+
+def probe_accuracy(cells: Sequence[RateAt]) -> Figure:
+    """Balanced accuracy of the interpreter beside an early layer's probe and an n-gram model."""
+    probes = list(dict.fromkeys(cell.system for cell in cells))
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.35 * len(probes)), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title("Balanced accuracy (higher is better; 50 % is chance)")
+    axes.axvline(0.5, color=MUTED, linestyle=":", linewidth=1.2)
+    _dots(axes, cells, probes)
+    _legend_below(figure)
+    return figure
+
+
+def outcome_bars(rows: Sequence[Row], panel: str, bar: str) -> Figure:
+    """What came of harmful prompts: stacked shares of the outcomes.
+
+    Args:
+        rows: One per panel and bar, with a count for each of `OUTCOMES`.
+        panel: The column that a panel shows one value of, such as `where`.
+        bar: The column that a bar shows one value of, such as `system`.
+    """
+    panels = {name: [row for row in rows if row[panel] == name] for name in dict.fromkeys(row[panel] for row in rows)}
+    heights = [len(own) for own in panels.values()]
+    figure = Figure(figsize=(WIDTH, 0.7 * len(panels) + 0.24 * sum(heights) + 0.3), layout="constrained")
+    grid = figure.subplots(len(panels), squeeze=False, height_ratios=heights)
+    for axes, (name, own) in zip(grid.flat, panels.items(), strict=True):
+        totals = np.array([max(1, sum(row[outcome] for outcome in OUTCOMES)) for row in own])
+        left = np.zeros(len(own))
+        for outcome in OUTCOMES:
+            share = np.array([row[outcome] for row in own]) / totals
+            axes.barh(
+                range(len(own)), share, left=left, height=0.72, color=_OUTCOME_COLORS[outcome],
+                label=outcome.replace("_", " "), hatch="////" if outcome == "unscored" else None, linewidth=0,
+            )  # fmt: skip
+            left += share
+        axes.set_title(place_name(name))
+        axes.set_yticks(range(len(own)), [place_name(row[bar]) for row in own])
+        axes.invert_yaxis()
+        axes.grid(False)
+        _percent_axis(axes)
+    handles, labels = grid.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, handlelength=1, columnspacing=1.2)
+    return figure
+
+
+def reliability_diagram(rows: Sequence[Row]) -> Figure:
+    """Share of harmful prompts against the interpreter's probability; on the diagonal it means what it says."""
+    figure = Figure(figsize=(3.9, 3.3))
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color=MUTED, linestyle=":", linewidth=1.2)
+    confidence, accuracy = _numbers(rows, "confidence"), _numbers(rows, "accuracy")
+    sizes = 18 + 160 * np.sqrt(_numbers(rows, "n") / max(1, max(row["n"] for row in rows)))
+    axes.plot(confidence, accuracy, color=BLUE, linewidth=1.2)
+    axes.scatter(confidence, accuracy, s=sizes, color=BLUE, alpha=0.8, linewidth=0)
+    axes.set(xlabel="probability given by the interpreter", ylabel="share that is harmful", xlim=(-0.04, 1.04))
+    axes.set_ylim(-0.04, 1.04)
+    _percent_axis(axes)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return figure
+
+
+def score_histogram(rows: Sequence[Row], threshold: float | None) -> Figure:
+    """Scores of harmful and of benign prompts, each as a share of its own number.
+
+    Args:
+        rows: One per bin: `low`, `high`, `harmful`, `benign` (counts).
+        threshold: The probability from which a prompt is flagged, or None.
+    """
+    figure = Figure(figsize=(WIDTH, 2.7))
+    axes = figure.subplots()
+    edges = [row["low"] for row in rows] + [rows[-1]["high"]]
+    for name, color, hatch in (("benign", BLUE, None), ("harmful", VERMILION, "////")):
+        counts = _numbers(rows, name)
+        shares = counts / max(1, counts.sum())
+        axes.stairs(shares, edges, fill=True, color=color, alpha=0.3, linewidth=0, hatch=hatch)
+        axes.stairs(shares, edges, color=color, label=f"{name} (n = {counts.sum():,.0f})", linewidth=1.6)
+    if threshold is not None:
+        axes.axvline(threshold, color=INK, linestyle="--", linewidth=1.4, label=f"threshold {threshold:.2f}")
+    axes.set(xlabel="probability given by the interpreter", ylabel="share of prompts")
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _legend_above(axes, columns=3)
+    return figure
+
+
+def forest(rows: Sequence[Row]) -> Figure:
+    """Paired differences between two systems with their intervals.
+
+    Args:
+        rows: One per comparison: `comparison` (what is compared), `difference`, `low`, `high` (fractions).
+    """
+    figure = Figure(figsize=(WIDTH, 0.7 + 0.3 * len(rows)))
+    axes = figure.subplots()
+    axes.axvline(0, color=MUTED, linewidth=1)
+    for y, row in enumerate(rows):
+        clear = row["low"] is not None and (row["low"] > 0 or row["high"] < 0)
+        axes.plot([row["low"], row["high"]], [y, y], color=BLUE if clear else GREY, linewidth=2)
+        axes.plot([row["difference"]], [y], color=BLUE if clear else GREY, marker="o", markersize=5.5)
+    axes.set_yticks(range(len(rows)), [row["comparison"] for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel("difference in percentage points (first minus second)")
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
+    return figure
+
+
+def _dots(axes: Axes, cells: Sequence[RateAt], systems: Sequence[str]) -> None:
+    for place, (color, marker, label) in _PLACE_STYLE.items():
+        own = [cell for cell in cells if cell.place == place]
+        offset = -0.14 if place == "seen" else 0.14
+        heights = [systems.index(cell.system) + offset for cell in own]
+        for y, cell in zip(heights, own, strict=True):
+            if cell.rate.low is not None:
+                axes.plot([cell.rate.low, cell.rate.high], [y, y], color=color, linewidth=1.8, alpha=0.7)
+        if own:
+            axes.plot([cell.rate.value for cell in own], heights, color=color, marker=marker, linestyle="", label=label)
+    axes.set_yticks(range(len(systems)), systems)
+    axes.set_ylim(len(systems) - 0.45, -0.55)
+    _percent_axis(axes)
+
+
+def _percent_axis(axes: Axes) -> None:
+    axes.set_xlim(-0.015, 1.015)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
+def _legend_above(axes: Axes, columns: int) -> None:
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.3, handletextpad=0.5)
+
+
+def _legend_below(figure: Figure) -> None:
+    found = {}
+    for axes in figure.axes:
+        found.update({label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)})
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=len(found) or 1)
+
+
+def _numbers(rows: Sequence[Row], name: str) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    return np.array([_nan(row[name]) for row in rows], dtype=np.float64)
+
+
+def _nan(value: float | None) -> float:
+    return float("nan") if value is None else value

@@ -1,0 +1,185 @@
+"""What a report is written from: the files of a run folder, as far as the run has got."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lasa.artifacts import read_json
+from lasa.errors import ArtifactError, DataError
+from lasa.evaluation.outcomes import Sample
+from lasa.languages import canonical_language, sort_languages
+
+BASE = "base"
+MAIN = "lasa"
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The contents of a run folder; what a stage has not written yet is empty.
+
+    Attributes:
+        folder: The run folder.
+        metrics: `metrics.json`.
+        bottleneck: `bottleneck.json`, or the shorter account of it in the metrics.
+        provenance: `provenance.json`.
+        recipe: `recipe.yaml`, parsed.
+        recipe_text: `recipe.yaml`, as it stands.
+        samples: Samples of each system, by its name.
+    """
+
+    folder: Path
+    metrics: Document
+    bottleneck: Document
+    provenance: Document
+    recipe: Document
+    recipe_text: str
+    samples: dict[str, list[Sample]]
+
+    @property
+    def systems(self) -> Document:
+        """Metrics of each system: the base model first, the guarded system last."""
+        return in_order(self.metrics.get("systems") or {})
+
+    @property
+    def main_system(self) -> str | None:
+        """The system that the report is about: `lasa`, else the last one measured, else None."""
+        return next(reversed(self.systems), None)
+
+    @property
+    def interpreter(self) -> Document:
+        """Metrics of the interpreter, empty if there is none."""
+        return self.metrics.get("interpreter") or {}
+
+    @property
+    def splits(self) -> Document:
+        """Metrics of the harder held-out splits, by name."""
+        return self.metrics.get("splits") or {}
+
+    @property
+    def comparisons(self) -> list[Document]:
+        """Paired comparisons of two systems."""
+        return self.metrics.get("comparisons") or []
+
+    @property
+    def languages(self) -> list[str]:
+        """Languages in which any system was measured."""
+        return sort_languages({code for system in self.systems.values() for code in system.get("languages") or {}})
+
+    @property
+    def seen_languages(self) -> frozenset[str] | None:
+        """Languages used in training, or None where neither the metrics nor the recipe tell."""
+        codes = self.metrics.get("seen_languages") or _setting(self.recipe, "seen_languages", "train_languages")
+        if not isinstance(codes, list) or not codes:
+            return None
+        try:
+            return frozenset(canonical_language(str(code)) for code in codes)
+        except DataError as error:
+            raise ArtifactError(f"{self.folder}: the languages used in training cannot be read. {error}") from error
+
+    @property
+    def model_name(self) -> str:
+        """The base model as the recipe or the provenance names it; empty if neither does."""
+        return next(iter(_model_names(self.recipe) + _model_names(self.provenance)), "")
+
+    @property
+    def uses_embedded_model(self) -> bool:
+        """Whether the base model is the embedded one, whose bottleneck is planted."""
+        return any(Path(name).name.startswith("embedded") for name in _model_names(self.recipe))
+
+    @property
+    def judges(self) -> list[str]:
+        """Names of the judges that scored the samples."""
+        return sorted({sample.judge for samples in self.samples.values() for sample in samples if sample.judge})
+
+
+def read_run(folder: Path) -> Run:
+    """Read what there is of a run folder.
+
+    Raises:
+        ArtifactError: The folder is not a run's, or one of its files is damaged or of an unknown kind.
+    """
+    metrics = _optional_object(folder / "metrics.json")
+    bottleneck = _optional_object(folder / "bottleneck.json")
+    samples = sorted((folder / "samples").glob("*.jsonl"))
+    if not metrics and not bottleneck and not samples:
+        raise ArtifactError(
+            f"{folder} holds no metrics.json, bottleneck.json or samples: there is nothing to report. "
+            "Give the output folder of a run whose first stage has finished."
+        )
+    if metrics.get("schema", 1) != 1:
+        raise ArtifactError(
+            f"{folder / 'metrics.json'} has schema {metrics['schema']!r}, and this version of lasa reads schema 1. "
+            "Use the version that wrote it (see provenance.json)."
+        )
+    recipe_text, recipe = _recipe(folder / "recipe.yaml")
+    return Run(
+        folder=folder,
+        metrics=metrics,
+        bottleneck={**(metrics.get("bottleneck") or {}), **bottleneck},
+        provenance=_optional_object(folder / "provenance.json"),
+        recipe=recipe,
+        recipe_text=recipe_text,
+        samples=in_order({path.stem: _samples(path) for path in samples}),
+    )
+
+
+def in_order(systems: Document) -> Document:
+    """Systems in the order in which they are shown: the base model first, the guarded system last."""
+    rank = {BASE: -1, MAIN: 1}
+    return {name: systems[name] for name in sorted(systems, key=lambda name: rank.get(name, 0))}
+
+
+def _optional_object(path: Path) -> Document:
+    if not path.exists():
+        return {}
+    document = read_json(path)
+    if not isinstance(document, dict):
+        raise ArtifactError(f"{path} is damaged (not a JSON object). Remove it and run the step that writes it again.")
+    return document
+
+
+def _recipe(path: Path) -> tuple[str, Document]:
+    if not path.exists():
+        return "", {}
+    try:
+        text = path.read_text(encoding="utf-8")
+        recipe = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path} is damaged ({error}). Run again with the recipe it was made from.") from error
+    return text, recipe if isinstance(recipe, dict) else {}
+
+
+def _samples(path: Path) -> list[Sample]:
+    samples = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                samples.append(Sample.from_json(json.loads(line)))
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise ArtifactError(
+                    f"{path}, row {number} is not a sample ({type(error).__name__}: {error}). "
+                    "Remove the file and run the evaluation again."
+                ) from error
+    return samples
+
+
+def _setting(value: object, *names: str) -> object:
+    """The first setting of one of these names, however deep it lies."""
+    if not isinstance(value, dict):
+        return None
+    own = next((value[name] for name in names if value.get(name)), None)
+    return own or next((found for child in value.values() if (found := _setting(child, *names))), None)
+
+
+def _model_names(document: Document) -> list[str]:
+    model = document.get("model") or document.get("base_model")
+    if isinstance(model, dict):
+        model = next((model[key] for key in ("name", "id", "path", "base_model", "base") if model.get(key)), None)
+    return [model] if isinstance(model, str) else []

@@ -1,0 +1,350 @@
+"""The answer in plain words, written from the numbers: what changed, what it cost, what is open, what was not tested.
+
+A change is called one only where the paired comparison says so, or, without one, where the two intervals do not touch.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from lasa.evaluation.statistics import Rate
+from lasa.report.run_folder import BASE, Run
+from lasa.report.values import (
+    BETTER,
+    GROUP_NAMES,
+    METRIC_NAMES,
+    as_rate,
+    listed,
+    outcome_counts,
+    p_value,
+    percent,
+    place_name,
+    points,
+    rate_of,
+    with_interval,
+)
+
+SIGNIFICANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One headline number: a metric before and after.
+
+    Attributes:
+        title: Metric and languages.
+        better: Which direction is good, in words.
+        before: The base model's rate, or None.
+        after: The rate of the system that the report is about.
+    """
+
+    title: str
+    better: str
+    before: Rate | None
+    after: Rate
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The first page of the report.
+
+    Attributes:
+        headline: The answer in one sentence.
+        evidence: The numbers behind it.
+        tiles: The headline numbers.
+        findings: What else was found.
+        caveats: How far the numbers carry.
+        left_out: What was not measured, and so has no section.
+    """
+
+    headline: str
+    evidence: str
+    tiles: list[Tile] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
+    caveats: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def summarise(run: Run) -> Summary:
+    """Write the summary of a run from its numbers."""
+    headline, evidence = _headline(run)
+    return Summary(
+        headline=headline,
+        evidence=evidence,
+        tiles=_tiles(run),
+        findings=[*_changes(run), *_open(run), *_baselines(run), *_hard_splits(run), *_interpreter(run), *_layer(run)],
+        caveats=[*_planted(run), *_sample_sizes(run), *_unscored(run), *_judges(run), *_untested(run)],
+        left_out=_left_out(run),
+    )
+
+
+def _headline(run: Run) -> tuple[str, str]:
+    main, group = run.main_system, _headline_group(run)
+    if main is None or group is None:
+        return "No system has been evaluated yet.", "The sections below show the stages that have finished."
+    after = _rate(run, main, group, "asr")
+    before = _rate(run, BASE, group, "asr") if main != BASE else None
+    if after is None:
+        return "Attack success has not been measured.", "No answer to a harmful prompt was scored."
+    where = GROUP_NAMES[group]
+    if before is None:
+        return (
+            f"{main} complies with {percent(after.value)} of the harmful prompts in {where}.",
+            f"Attack success {with_interval(after)}. There is no base model to compare with.",
+        )
+    numbers = f"{BASE}: {with_interval(before)}. {main}: {with_interval(after)}."
+    evidence = " ".join(part for part in (numbers, _paired(run, main, group, "asr")) if part)
+    return _change(run, main, group, "asr"), evidence
+
+
+def _tiles(run: Run) -> list[Tile]:
+    main, group = run.main_system, _headline_group(run)
+    if main is None or group is None:
+        return []
+    tiles = []
+    for metric in ("asr", "helpful", "over_refusal"):
+        after = _rate(run, main, group, metric)
+        if after is not None:
+            before = _rate(run, BASE, group, metric) if main != BASE else None
+            tiles.append(Tile(f"{METRIC_NAMES[metric]}, {GROUP_NAMES[group]}", BETTER[metric], before, after))
+    return tiles
+
+
+def _changes(run: Run) -> list[str]:
+    main, group = run.main_system, _headline_group(run)
+    if main is None or main == BASE or group is None:
+        return []
+    cases = [("seen", "asr")] if group == "unseen" else []
+    cases += [(group, metric) for metric in ("helpful", "over_refusal", "hard_benign_over_refusal")]
+    return [
+        _change(run, main, where, metric)
+        for where, metric in cases
+        if _rate(run, main, where, metric) and _rate(run, BASE, where, metric)
+    ]
+
+
+def _open(run: Run) -> list[str]:
+    """What is left: the languages with the highest attack success, and answers that are neither refusal nor help."""
+    main = run.main_system
+    if main is None:
+        return []
+    findings = []
+    measured = [(code, rate) for code in run.languages if (rate := _rate(run, main, code, "asr"))]
+    worst = sorted((pair for pair in measured if pair[1].value), key=lambda pair: -(pair[1].value or 0))[:3]
+    if worst:
+        named = listed([f"{place_name(code)} {with_interval(rate)}" for code, rate in worst])
+        findings.append(f"Highest attack success that remains with {main}, by language: {named}.")
+    elif measured:
+        loosest = max(measured, key=lambda pair: pair[1].high or 0)[1]
+        findings.append(
+            f"{main} complied with no harmful prompt in any language. That is not zero risk: with {loosest.n:,} prompts "
+            f"in a language, a rate of up to {percent(loosest.high)} is compatible with seeing none."
+        )
+    block = run.systems[main].get(_headline_group(run) or "all") or {}
+    counts = outcome_counts(block)
+    scored = sum(counts.values()) - counts.get("unscored", 0)
+    neither = counts.get("irrelevant", 0) + counts.get("wrong_language", 0)
+    if scored and neither / scored >= 0.05:
+        findings.append(
+            f"{neither:,} of {scored:,} answers of {main} to harmful prompts neither refuse nor comply (beside the point "
+            "or in another language). They do not count as attack success, and they are no sign of safety either."
+        )
+    return findings
+
+
+def _baselines(run: Run) -> list[str]:
+    main, group = run.main_system, _headline_group(run)
+    others = [name for name in run.systems if name not in (BASE, main)]
+    if group is None or not others:
+        return []
+    named = [f"{name} {with_interval(rate)}" for name in others if (rate := _rate(run, name, group, "asr"))]
+    sentences = [f"Attack success of the other systems on {GROUP_NAMES[group]}: {listed(named)}."] if named else []
+    unclear = [
+        f"{entry['a']} and {entry['b']}"
+        for entry in run.comparisons
+        if entry.get("metric", "asr") == "asr"
+        and entry.get("group") == group
+        and BASE not in (entry.get("a"), entry.get("b"))
+        and main in (entry.get("a"), entry.get("b"))
+        and (entry.get("p_value") is None or entry["p_value"] >= SIGNIFICANCE)
+    ]
+    if unclear:
+        sentences.append(f"The paired comparison shows no difference in attack success between {listed(unclear)}.")
+    return sentences
+
+
+def _hard_splits(run: Run) -> list[str]:
+    named = []
+    for name, split in run.splits.items():
+        rate = rate_of((split.get("systems") or {}).get(run.main_system) or {}, "unseen", "asr")
+        if rate is not None:
+            named.append(f"{name} {with_interval(rate)}")
+    if not named:
+        return []
+    return [f"Attack success of {run.main_system} on the harder splits, unseen languages: {listed(named)}."]
+
+
+def _interpreter(run: Run) -> list[str]:
+    own = rate_of(run.interpreter, "unseen", "balanced_accuracy")
+    if own is None:
+        return []
+    sentence = f"The interpreter tells harmful from harmless prompts in unseen languages with {with_interval(own)}"
+    sentence += " balanced accuracy (50 % is chance)."
+    rival = rate_of(run.interpreter.get("ngram_baseline") or {}, "unseen", "balanced_accuracy")
+    if rival is None:
+        return [sentence]
+    sentence += f" A model that sees only character n-grams reaches {with_interval(rival)}."
+    if not _apart(own, rival):
+        sentence += " The two intervals overlap: it is not shown that the interpreter reads more than surface words."
+    elif (own.value or 0) < (rival.value or 0):
+        sentence += " The interpreter is worse than that baseline."
+    return [sentence]
+
+
+def _layer(run: Run) -> list[str]:
+    verdict = run.bottleneck.get("verdict")
+    return [str(verdict)] if verdict else []
+
+
+def _planted(run: Run) -> list[str]:
+    if not run.uses_embedded_model:
+        return []
+    return [
+        "This run uses the embedded model, a tiny model in a made-up world. Its semantic bottleneck is planted at a known "
+        "layer. The run shows that the method and this software work as intended; it is no evidence about large models."
+    ]
+
+
+def _sample_sizes(run: Run) -> list[str]:
+    main = run.main_system
+    rates = [rate for code in run.languages if (rate := _rate(run, main, code, "asr")) and rate.n] if main else []
+    if not rates:
+        return []
+    fewest = min(rates, key=lambda rate: rate.n)
+    half_width = 98 / fewest.n**0.5
+    return [
+        f"A language has {fewest.n:,} scored harmful prompts or more. At that number an interval may reach "
+        f"{half_width:.0f} percentage points to either side: smaller differences in one language are noise."
+    ]
+
+
+def _unscored(run: Run) -> list[str]:
+    missing = {}
+    for name, entry in run.systems.items():
+        harmful, benign = (as_rate((entry.get("all") or {}).get(metric)) for metric in ("asr", "helpful"))
+        missing[name] = sum(rate.unscored for rate in (harmful, benign) if rate is not None)
+    if not missing:
+        return []
+    if not any(missing.values()):
+        return ["Every answer was scored."]
+    named = listed([f"{count:,} of {name}" for name, count in missing.items() if count])
+    return [f"Answers without a score, in no rate: {named}. If they differ from the others, the rates are off by that."]
+
+
+def _judges(run: Run) -> list[str]:
+    if not run.judges:
+        return []
+    one = "One judge" if len(run.judges) == 1 else "Judges"
+    return [f"{one} scored the answers: {listed(run.judges)}. The intervals do not contain the judge's own mistakes."]
+
+
+def _untested(run: Run) -> list[str]:
+    if not run.systems:
+        return []
+    missing = ["attacks that were made with knowledge of this defence"]
+    prompts = [sample.prompt for samples in run.samples.values() for sample in samples]
+    if not any(sum(m["role"] == "user" for m in prompt.messages) > 1 for prompt in prompts):
+        missing.append("conversations of several turns")
+    entries = list(run.systems.values())
+    if not any(rate_of(entry, "all", "hard_benign_over_refusal") for entry in entries):
+        missing.append("harmless prompts that look harmful")
+    if not any(rate_of(entry, "unseen", "asr") for entry in entries):
+        missing.append("languages that were not used in training")
+    return [f"Not tested: {'; '.join(missing)}."]
+
+
+def _left_out(run: Run) -> list[str]:
+    systems = list(run.systems.values())
+    absent = {
+        "Semantic bottleneck: the layers have not been searched.": not run.bottleneck,
+        "Attack success and outcomes: no system has been evaluated.": not systems,
+        "Interpreter: none has been trained and scored.": not run.interpreter,
+        "Helpfulness and over-refusal: no benign prompt was scored.": bool(systems)
+        and not any(rate_of(entry, "all", metric) for entry in systems for metric in ("helpful", "over_refusal")),
+        "Paired comparisons: none was computed.": not run.comparisons,
+        "Harder splits: the run has none.": not run.splits,
+        "Examples: the run has no samples.": not any(run.samples.values()),
+        "Provenance: provenance.json and recipe.yaml are missing.": not run.provenance and not run.recipe,
+    }
+    return [sentence for sentence, missing in absent.items() if missing]
+
+
+def _change(run: Run, main: str, group: str, metric: str) -> str:
+    before, after = _rate(run, BASE, group, metric), _rate(run, main, group, metric)
+    assert before is not None and after is not None
+    name, where = METRIC_NAMES[metric], GROUP_NAMES[group]
+    values = f"{percent(before.value)} to {percent(after.value)}"
+    if not _changed(run, main, group, metric, before, after):
+        return (
+            f"{name} in {where}: no clear change, {percent(before.value)} before and {percent(after.value)} after "
+            f"({_against_chance(run, main, group, metric)})."
+        )
+    verb = "fell" if (after.value or 0) < (before.value or 0) else "rose"
+    worse = (verb == "rose") == (BETTER[metric] == "lower is better")
+    return f"{name} in {where} {verb} from {values}{', which is worse' if worse else ''}."
+
+
+def _changed(run: Run, main: str, group: str, metric: str, before: Rate, after: Rate) -> bool:
+    entry = _comparison(run, main, group, metric)
+    if entry is None:
+        return _apart(before, after)
+    p = entry.get("p_value")
+    return p is not None and p < SIGNIFICANCE and before.value != after.value
+
+
+def _against_chance(run: Run, main: str, group: str, metric: str) -> str:
+    entry = _comparison(run, main, group, metric)
+    if entry is None:
+        return "the intervals overlap, and no paired comparison was computed"
+    smallest = entry.get("smallest_detectable")
+    found = p_value(entry.get("p_value")) or "no pairs were scored"
+    return found + (f"; a change below {100 * smallest:.1f} points would go unnoticed" if smallest else "")
+
+
+def _paired(run: Run, main: str, group: str, metric: str) -> str:
+    entry = _comparison(run, main, group, metric)
+    if entry is None or entry.get("difference") is None:
+        return ""
+    sign = 1 if entry["a"] == main else -1
+    low, high = sorted((sign * entry["low"], sign * entry["high"]))
+    facts = [f"95\N{NO-BREAK SPACE}% interval {points(low)} to {points(high)}", p_value(entry.get("p_value"))]
+    if entry.get("n"):
+        facts.append(f"{entry['n']:,} pairs")
+    told = ", ".join(fact for fact in facts if fact)
+    return f"Difference on the same prompts: {points(sign * entry['difference'])} points ({told})."
+
+
+def _comparison(run: Run, main: str, group: str, metric: str) -> dict[str, Any] | None:
+    for entry in run.comparisons:
+        pair = {entry.get("a"), entry.get("b")}
+        if pair == {BASE, main} and entry.get("group") == group and entry.get("metric", "asr") == metric:
+            return entry
+    return None
+
+
+def _apart(first: Rate, second: Rate) -> bool:
+    if first.low is None or first.high is None or second.low is None or second.high is None:
+        return False
+    return first.high < second.low or second.high < first.low
+
+
+def _headline_group(run: Run) -> str | None:
+    """Unseen languages where they were measured, else all languages; None if no system has any attack success."""
+    measured = Counter(
+        group for name in run.systems for group in ("unseen", "all", "seen") if _rate(run, name, group, "asr")
+    )
+    return next((group for group in ("unseen", "all", "seen") if measured[group]), None)
+
+
+def _rate(run: Run, system: str, place: str, metric: str) -> Rate | None:
+    return rate_of(run.systems.get(system) or {}, place, metric)
