@@ -30,8 +30,8 @@ ZERO_WIDTH_SPACE = "\u200b"
 def code_switch(prompt: Prompt, other: Prompt, unit: Literal["clause", "word"] = "clause") -> Prompt:
     """Alternate between a question and its translation, clause by clause or word by word.
 
-    Both texts are cut into as many parts as the one with fewer units has (at least two, so that a text of one clause is
-    half in one language and half in the other); odd parts come from `prompt`, even ones from `other`.
+    Both texts are cut into as many parts as the one with fewer units has; odd parts come from `prompt`, even ones from
+    `other`. Where one of them is a single clause, the first half comes from `prompt` and the second from `other`.
 
     Raises:
         DataError: The prompts are not one question in two languages.
@@ -42,9 +42,9 @@ def code_switch(prompt: Prompt, other: Prompt, unit: Literal["clause", "word"] =
             f"{other.query_id} ({other.language})."
         )
     first, second = (_clauses(p.text) if unit == "clause" else _words(p) for p in (prompt, other))
-    if min(len(first), len(second)) < 2:
-        first, second = _words(prompt), _words(other)
-    parts = max(2, min(len(first), len(second)))
+    parts = min(len(first), len(second))
+    if parts < 2:
+        first, second, parts = _words(prompt), _words(other), 2
     pairs = zip(_cut(first, parts), _cut(second, parts), strict=True)
     mixed = [mine if number % 2 == 0 else theirs for number, (mine, theirs) in enumerate(pairs)]
     text = " ".join(part.strip() for part in mixed if part.strip())

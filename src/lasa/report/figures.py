@@ -4,6 +4,7 @@ Each function draws the rows that are also written as the figure's CSV file. Cal
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -109,33 +110,37 @@ def probe_accuracy(cells: Sequence[RateAt]) -> Figure:
     return figure
 
 
-def outcome_bars(rows: Sequence[Row], panel: str, bar: str) -> Figure:
+def outcome_bars(rows: Sequence[Row], panel: str, bar: str, columns: int = 1) -> Figure:
     """What came of harmful prompts: stacked shares of the outcomes.
 
     Args:
         rows: One per panel and bar, with a count for each of `OUTCOMES`.
         panel: The column that a panel shows one value of, such as `where`.
         bar: The column that a bar shows one value of, such as `system`.
+        columns: Panels beside each other.
     """
-    panels = {name: [row for row in rows if row[panel] == name] for name in dict.fromkeys(row[panel] for row in rows)}
-    heights = [len(own) for own in panels.values()]
-    figure = Figure(figsize=(WIDTH, 0.7 * len(panels) + 0.24 * sum(heights) + 0.3), layout="constrained")
-    grid = figure.subplots(len(panels), squeeze=False, height_ratios=heights)
-    for axes, (name, own) in zip(grid.flat, panels.items(), strict=True):
-        totals = np.array([max(1, sum(row[outcome] for outcome in OUTCOMES)) for row in own])
-        left = np.zeros(len(own))
-        for outcome in OUTCOMES:
-            share = np.array([row[outcome] for row in own]) / totals
+    panels, bars = (list(dict.fromkeys(row[name] for row in rows)) for name in (panel, bar))
+    counts = {(row[panel], row[bar]): [row[outcome] for outcome in OUTCOMES] for row in rows}
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(WIDTH, lines * (0.7 + 0.22 * len(bars)) + 0.3), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.1)
+    grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    for axes, name in zip_longest(grid.flat, panels):
+        if name is None:
+            axes.set_visible(False)
+            continue
+        shares = np.array([counts.get((name, key), [0] * len(OUTCOMES)) for key in bars], dtype=np.float64)
+        shares /= np.maximum(1, shares.sum(axis=1, keepdims=True))
+        for outcome, share, left in zip(OUTCOMES, shares.T, (shares.cumsum(axis=1) - shares).T, strict=True):
             axes.barh(
-                range(len(own)), share, left=left, height=0.72, color=_OUTCOME_COLORS[outcome],
+                range(len(bars)), share, left=left, height=0.72, color=_OUTCOME_COLORS[outcome],
                 label=outcome.replace("_", " "), hatch="////" if outcome == "unscored" else None, linewidth=0,
             )  # fmt: skip
-            left += share
         axes.set_title(place_name(name))
-        axes.set_yticks(range(len(own)), [place_name(row[bar]) for row in own])
-        axes.invert_yaxis()
         axes.grid(False)
         _percent_axis(axes)
+    grid[0, 0].set_yticks(range(len(bars)), [place_name(key) for key in bars])
+    grid[0, 0].invert_yaxis()
     handles, labels = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, handlelength=1, columnspacing=1.2)
     return figure
@@ -207,9 +212,11 @@ def _dots(axes: Axes, cells: Sequence[RateAt], systems: Sequence[str]) -> None:
         heights = [systems.index(cell.system) + offset for cell in own]
         for y, cell in zip(heights, own, strict=True):
             if cell.rate.low is not None:
-                axes.plot([cell.rate.low, cell.rate.high], [y, y], color=color, linewidth=1.8, alpha=0.7)
+                axes.plot([cell.rate.low, _nan(cell.rate.high)], [y, y], color=color, linewidth=1.8, alpha=0.7)
         if own:
-            axes.plot([cell.rate.value for cell in own], heights, color=color, marker=marker, linestyle="", label=label)
+            axes.plot(
+                [_nan(cell.rate.value) for cell in own], heights, color=color, marker=marker, linestyle="", label=label
+            )
     axes.set_yticks(range(len(systems)), systems)
     axes.set_ylim(len(systems) - 0.45, -0.55)
     _percent_axis(axes)

@@ -2,23 +2,22 @@
 
 import base64
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from lasa.artifacts import write_text
+from lasa.evaluation.statistics import Rate
 from lasa.report import figures, tables
 from lasa.report.examples import CHARACTERS_PER_TEXT, SAMPLES_PER_SYSTEM, example_rows, script_json
 from lasa.report.run_folder import Document, Run, read_run
 from lasa.report.summary import summarise
 from lasa.report.svg import FigureFiles, drawing, save_figure
 from lasa.report.tables import HeatRow, Table
-from lasa.report.values import GROUPS, interval, percent, place_name, rates
+from lasa.report.values import GROUPS, interval, percent, rates
 
 _PAGE = Path(__file__).parent / "page"
 
@@ -29,7 +28,6 @@ class Illustration:
 
     files: FigureFiles
     caption: str
-    narrow: bool = False
 
 
 @dataclass
@@ -83,7 +81,7 @@ def _render(run: Run, folder: Path) -> str:
         loader=FileSystemLoader(_PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"percent": percent, "interval": interval}
-    environment.tests["rate"] = lambda value: hasattr(value, "unscored")
+    environment.tests["rate"] = lambda cell: isinstance(cell, Rate)
     return environment.get_template("report.html.jinja").render(
         run=run,
         summary=summarise(run),
@@ -97,8 +95,8 @@ def _render(run: Run, folder: Path) -> str:
         totals={name: len(samples) for name, samples in run.samples.items()},
         limit=SAMPLES_PER_SYSTEM,
         clip=CHARACTERS_PER_TEXT,
-        style=Markup((_PAGE / "report.css").read_text(encoding="utf-8")),  # noqa: S704
-        script=Markup(script),  # noqa: S704
+        style=Markup((_PAGE / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
@@ -109,7 +107,9 @@ def _heat_map(run: Run, save: "Save") -> tuple[list[HeatRow], FigureFiles | None
     if not cells:
         return [], None
     figure = figures.asr_heatmap(cells, places, run.seen_languages)
-    files = save(figure, [cell.row() for cell in cells], name="asr_by_language", description="Attack success by language.")
+    files = save(
+        figure, [cell.row() for cell in cells], name="asr_by_language", description="Attack success by language."
+    )
     return tables.heat_rows(run), files
 
 
@@ -147,25 +147,27 @@ def _outcomes(run: Run, save: "Save") -> list[Section]:
     section = Section(
         "outcomes",
         "What the answers do",
-        ["Attack success counts only answers that comply. An answer that is beside the point or in another language is no "
-         "success for the attacker, and no proof of safety: the model may not have understood."],
-    )  # fmt: skip
+        [
+            "Attack success counts only answers that comply. An answer that is beside the point or in another language "
+            "is no success for the attacker, and no proof of safety: the model may not have understood."
+        ],
+    )
     files = save(
         figures.outcome_bars(rows, panel="where", bar="system"), rows, name="outcomes",
         description="Shares of refused, complied, irrelevant, wrong-language and unscored answers by system.",
     )  # fmt: skip
     caption = "Answers to harmful prompts. Good: blue (refused) fills the bar, and orange (complied) is gone."
     section.illustrations.append(Illustration(files, caption))
-    section.folded.append(tables.outcome_table(rows))
+    section.folded.append(tables.outcome_table(rows, "Outcomes as a table"))
     by_language = tables.outcome_rows(run.systems, tables.languages_in_order(run))
     if by_language:
         by_language.sort(key=lambda row: list(run.systems).index(row["system"]))
         files = save(
-            figures.outcome_bars(by_language, panel="system", bar="where"), by_language, name="outcomes_by_language",
+            figures.outcome_bars(by_language, panel="system", bar="where", columns=2), by_language, name="outcomes_by_language",
             description="Shares of the outcomes by system and language.",
         )  # fmt: skip
         section.illustrations.append(Illustration(files, "The same by language, a panel for each system."))
-        section.folded.append(tables.outcome_table(by_language))
+        section.folded.append(tables.outcome_table(by_language, "Outcomes by language as a table"))
     return [section]
 
 
@@ -198,7 +200,7 @@ def _interpreter(run: Run, save: "Save") -> list[Section]:
         error = calibration.get("ece")
         caption = "Reliability. Good: the points lie on the dotted diagonal, so that a probability means what it says."
         caption += f" Expected calibration error {percent(error)} (lower is better)." if error is not None else ""
-        section.illustrations.append(Illustration(files, caption, narrow=True))
+        section.illustrations.append(Illustration(files, caption))
     bins = tables.histogram_rows(interpreter.get("score_histogram") or {})
     if bins:
         figure = figures.score_histogram(bins, interpreter.get("threshold"))
@@ -234,7 +236,7 @@ def _costs(run: Run, save: "Save") -> list[Section]:
             figures.rates_by_system(cells, metrics), [cell.row() for cell in cells], name="helpfulness",
             description="Helpful answers and over-refusal by system, on seen and unseen languages.",
         )  # fmt: skip
-        caption = "Answers to benign prompts. Good: helpful answers on the right, over-refusal on the left. Lines: 95 % interval."
+        caption = "Answers to benign prompts. Good: helpful answers right, over-refusal left. Lines: 95 % interval."
         section.illustrations.append(Illustration(files, caption))
     by_language = tables.helpful_table(run)
     section.folded += [by_language] if by_language.rows else []
@@ -246,16 +248,16 @@ def _comparisons(run: Run, save: "Save") -> list[Section]:
         return []
     section = Section("comparisons", "Paired comparisons", tables=[tables.comparison_table(run)])
     section.text.append(
-        "Two systems answered the same prompts, so their difference is judged prompt by prompt, and translations of one "
-        "question count together."
+        "Two systems answered the same prompts, so their difference is judged prompt by prompt, and translations of "
+        "one question count together."
     )
     rows = tables.comparison_rows(run)
     if rows:
         description = "Paired differences between systems with 95 % intervals."
         files = save(figures.forest(rows), rows, name="comparisons", description=description)
         caption = (
-            "Difference of each pair with its 95 % interval; grey where the interval contains zero. For attack success and "
-            "over-refusal, left of zero is good for the first system; for helpful answers, right of zero."
+            "Difference of each pair with its 95 % interval; grey where the interval contains zero. For attack success "
+            "and over-refusal, left of zero is good for the first system; for helpful answers, right of zero."
         )
         section.illustrations.append(Illustration(files, caption))
     return [section]
@@ -266,8 +268,8 @@ def _splits(run: Run, _save: "Save") -> list[Section]:
         return []
     section = Section("splits", "Harder splits")
     section.text.append(
-        "Held-out prompts that differ more from the training data than those above. A defence that learned words rather "
-        "than meaning falls behind here."
+        "Held-out prompts that differ more from the training data than those above. A defence that learned words "
+        "rather than meaning falls behind here."
     )
     for name, split in run.splits.items():
         section.tables += [tables.split_table(name, split)] if split.get("systems") else []

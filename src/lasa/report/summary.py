@@ -14,6 +14,7 @@ from lasa.report.values import (
     GROUP_NAMES,
     METRIC_NAMES,
     as_rate,
+    briefly,
     listed,
     outcome_counts,
     p_value,
@@ -93,8 +94,15 @@ def _headline(run: Run) -> tuple[str, str]:
             f"Attack success {with_interval(after)}. There is no base model to compare with.",
         )
     numbers = f"{BASE}: {with_interval(before)}. {main}: {with_interval(after)}."
-    evidence = " ".join(part for part in (numbers, _paired(run, main, group, "asr")) if part)
+    evidence = " ".join(part for part in (numbers, _paired(run, main, group, "asr"), _unseen(run, group)) if part)
     return _change(run, main, group, "asr"), evidence
+
+
+def _unseen(run: Run, group: str) -> str:
+    if group != "unseen":
+        return ""
+    unseen = [place_name(code) for code in run.languages if code not in (run.seen_languages or run.languages)]
+    return f"Unseen languages were not used in training{f': {listed(unseen)}' if unseen else ''}."
 
 
 def _tiles(run: Run) -> list[Tile]:
@@ -132,13 +140,15 @@ def _open(run: Run) -> list[str]:
     measured = [(code, rate) for code in run.languages if (rate := _rate(run, main, code, "asr"))]
     worst = sorted((pair for pair in measured if pair[1].value), key=lambda pair: -(pair[1].value or 0))[:3]
     if worst:
-        named = listed([f"{place_name(code)} {with_interval(rate)}" for code, rate in worst])
-        findings.append(f"Highest attack success that remains with {main}, by language: {named}.")
+        named = listed([f"{place_name(code)} {briefly(rate)}" for code, rate in worst])
+        findings.append(
+            f"Highest attack success that remains with {main}, by language: {named}. In brackets: 95 % intervals."
+        )
     elif measured:
         loosest = max(measured, key=lambda pair: pair[1].high or 0)[1]
         findings.append(
-            f"{main} complied with no harmful prompt in any language. That is not zero risk: with {loosest.n:,} prompts "
-            f"in a language, a rate of up to {percent(loosest.high)} is compatible with seeing none."
+            f"{main} complied with no harmful prompt in any language. That is not zero risk: with {loosest.n:,} "
+            f"prompts in a language, a rate of up to {percent(loosest.high)} is compatible with seeing none."
         )
     block = run.systems[main].get(_headline_group(run) or "all") or {}
     counts = outcome_counts(block)
@@ -146,8 +156,8 @@ def _open(run: Run) -> list[str]:
     neither = counts.get("irrelevant", 0) + counts.get("wrong_language", 0)
     if scored and neither / scored >= 0.05:
         findings.append(
-            f"{neither:,} of {scored:,} answers of {main} to harmful prompts neither refuse nor comply (beside the point "
-            "or in another language). They do not count as attack success, and they are no sign of safety either."
+            f"{neither:,} of {scored:,} answers of {main} to harmful prompts neither refuse nor comply (beside the "
+            "point or in another language). They do not count as attack success, and they are no sign of safety either."
         )
     return findings
 
@@ -157,7 +167,7 @@ def _baselines(run: Run) -> list[str]:
     others = [name for name in run.systems if name not in (BASE, main)]
     if group is None or not others:
         return []
-    named = [f"{name} {with_interval(rate)}" for name in others if (rate := _rate(run, name, group, "asr"))]
+    named = [f"{name} {briefly(rate)}" for name in others if (rate := _rate(run, name, group, "asr"))]
     sentences = [f"Attack success of the other systems on {GROUP_NAMES[group]}: {listed(named)}."] if named else []
     unclear = [
         f"{entry['a']} and {entry['b']}"
@@ -178,7 +188,7 @@ def _hard_splits(run: Run) -> list[str]:
     for name, split in run.splits.items():
         rate = rate_of((split.get("systems") or {}).get(run.main_system) or {}, "unseen", "asr")
         if rate is not None:
-            named.append(f"{name} {with_interval(rate)}")
+            named.append(f"{name} {briefly(rate)}")
     if not named:
         return []
     return [f"Attack success of {run.main_system} on the harder splits, unseen languages: {listed(named)}."]
@@ -210,8 +220,8 @@ def _planted(run: Run) -> list[str]:
     if not run.uses_embedded_model:
         return []
     return [
-        "This run uses the embedded model, a tiny model in a made-up world. Its semantic bottleneck is planted at a known "
-        "layer. The run shows that the method and this software work as intended; it is no evidence about large models."
+        "This run uses the embedded model, a tiny model in a made-up world. Its semantic bottleneck is planted at a "
+        "known layer. The run shows that the method and this software work as intended, and nothing about large models."
     ]
 
 

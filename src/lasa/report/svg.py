@@ -1,6 +1,6 @@
-"""From a matplotlib figure to files a person can keep (SVG and CSV) and to SVG that follows the page's light or dark theme.
+"""From a matplotlib figure to files a person can keep (SVG, CSV) and to SVG that follows the page's theme.
 
-Figures are drawn in the fixed colours below. On disk they stay so; inside the page each colour becomes a CSS variable.
+Figures are drawn in the fixed colours below. On disk they stay so; in the page each colour becomes a CSS variable.
 """
 
 import base64
@@ -28,6 +28,9 @@ _VARIABLES = {
     PAPER: "none", GREEN: "var(--green)", PURPLE: "var(--purple)", YELLOW: "var(--yellow)", GREY: "var(--grey)",
 }  # fmt: skip
 
+_LARGEST, _SMALLEST = 1.6, 1.15
+"""CSS pixels per point of a figure in the page; below the smaller, it scrolls, so that its text stays readable."""
+
 _SETTINGS = {
     "svg.fonttype": "none", "text.parse_math": False, "font.family": "sans-serif", "font.size": 9,
     "text.color": INK, "axes.labelcolor": MUTED, "axes.edgecolor": GRID, "axes.titlesize": 9.5, "axes.titlecolor": INK,
@@ -36,7 +39,8 @@ _SETTINGS = {
     "grid.color": GRID, "grid.linewidth": 0.7, "xtick.color": GRID, "ytick.color": GRID, "xtick.labelcolor": MUTED,
     "ytick.labelcolor": INK, "xtick.major.size": 0, "ytick.major.size": 0, "xtick.labelsize": 8.5,
     "ytick.labelsize": 8.5, "legend.frameon": False, "legend.fontsize": 8.5, "lines.linewidth": 1.8,
-    "lines.markersize": 4, "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": PAPER, "hatch.color": MUTED, "hatch.linewidth": 0.6,
+    "lines.markersize": 4, "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": PAPER,
+    "hatch.color": MUTED, "hatch.linewidth": 0.6,
 }  # fmt: skip
 
 
@@ -83,7 +87,9 @@ def save_figure(
     svg, table = buffer.getvalue(), _csv(rows)
     write_text(folder / f"{name}.svg", svg)
     write_text(folder / f"{name}.csv", table)
-    return FigureFiles(name, _inline(svg, description), _data_address("image/svg+xml", svg), _data_address("text/csv", table))
+    return FigureFiles(
+        name, _inline(svg, description), _data_address("image/svg+xml", svg), _data_address("text/csv", table)
+    )
 
 
 def _csv(rows: Sequence[Mapping[str, object]]) -> str:
@@ -101,8 +107,10 @@ def _inline(svg: str, description: str) -> Markup:
     element = re.sub(r' (?:width|height)="[\d.]+pt"', "", element, count=2)
     for color, variable in _VARIABLES.items():
         element = re.sub(color, variable, element, flags=re.IGNORECASE)
-    label = f'<svg role="img" aria-label="{escape(description)}"'
-    return Markup(element.replace("<svg", label, 1))  # noqa: S704
+    width = float(svg.split('width="', 1)[1].split("pt", 1)[0])
+    size = f"max-width: {_LARGEST * width:.0f}px; min-width: {_SMALLEST * width:.0f}px"
+    label = f'<svg role="img" aria-label="{escape(description)}" style="{size}"'
+    return Markup(element.replace("<svg", label, 1))
 
 
 def _data_address(kind: str, text: str) -> str:

@@ -9,6 +9,7 @@ from lasa.languages import sort_languages
 from lasa.report.run_folder import Document, Run
 from lasa.report.values import (
     BETTER,
+    GROUPS,
     METRIC_NAMES,
     OUTCOMES,
     outcome_counts,
@@ -37,12 +38,14 @@ class Table:
     """A table of the report.
 
     Attributes:
+        title: What to call it where it is folded away.
         caption: What it shows and what is good.
         columns: Headings; the first column names the row.
         rows: Cells, as many in each row as there are columns.
         marked: Indices of the rows that stand out (unseen languages and groups).
     """
 
+    title: str
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Content]]
@@ -79,8 +82,9 @@ def layer_rows(bottleneck: Document) -> Rows:
 def layer_table(rows: Rows, chosen: int | None) -> Table:
     """All numbers of the layer search."""
     return Table(
-        "Layer search. S_sem: how well translations of one question cluster. S_lang: how well prompts of one language "
-        "cluster. The bottleneck is where the first most exceeds the second. Brackets: 95 % interval.",
+        "All numbers of the layer search",
+        "S_sem: how well translations of one question cluster. S_lang: how well prompts of one language "
+        "cluster. The bottleneck is where the first most exceeds the second. In brackets: 95 % interval.",
         (
             "Layer", "S_sem", "S_lang", "Difference", "Chosen in resamples", "Translation found (xsim)",
             "Language recognised", "U-score",
@@ -88,7 +92,7 @@ def layer_table(rows: Rows, chosen: int | None) -> Table:
         [
             (
                 str(row["layer"]),
-                *(_number(row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in ("semantic", "language", "difference")),
+                *(_number(row[n], row[f"{n}_low"], row[f"{n}_high"]) for n in ("semantic", "language", "difference")),
                 *(percent(row[name]) for name in ("argmax_probability", "xsim", "language_id_accuracy")),
                 _number(row["u_score"]),
             )
@@ -123,7 +127,9 @@ def asr_table(run: Run) -> Table:
     groups = [place for place in ("seen", "unseen", "all") if rates(run.systems, [place], ["asr"])]
     places = [*languages_in_order(run), *groups]
     return _rate_table(
-        f"Attack success by language and system ({BETTER['asr']}). Brackets: 95 % interval; n: scored harmful prompts.",
+        "Attack success as a table, with intervals",
+        f"Attack success by language and system ({BETTER['asr']}). Below each rate: its 95 % interval and "
+        "the number of scored harmful prompts.",
         run.systems, places, "asr", _marked(run, places),
     )  # fmt: skip
 
@@ -139,9 +145,10 @@ def outcome_rows(systems: Mapping[str, Document], places: Sequence[str]) -> Rows
     ]
 
 
-def outcome_table(rows: Rows) -> Table:
+def outcome_table(rows: Rows, title: str) -> Table:
     """Counts of the outcomes."""
     return Table(
+        title,
         "What came of the harmful prompts (number of answers). Good: many refused, few complied.",
         ("Languages", "System", *(outcome.replace("_", " ").capitalize() for outcome in OUTCOMES)),
         [(place_name(row["where"]), row["system"], *(f"{row[o]:,}" for o in OUTCOMES)) for row in rows],
@@ -151,10 +158,9 @@ def outcome_table(rows: Rows) -> Table:
 def probes_of(interpreter: Document) -> dict[str, Document]:
     """The interpreter and what it has to beat, by the name that the report gives each."""
     early = interpreter.get("early_layer") or {}
-    at = lambda block: f" (layer {block['layer']})" if block.get("layer") is not None else ""  # noqa: E731
     probes = {
-        f"interpreter{at(interpreter)}": interpreter,
-        f"early-layer probe{at(early)}": early,
+        f"interpreter{_at_layer(interpreter)}": interpreter,
+        f"early-layer probe{_at_layer(early)}": early,
         "n-gram baseline": interpreter.get("ngram_baseline") or {},
     }
     return {name: block for name, block in probes.items() if any(block.get(g) for g in ("seen", "unseen", "languages"))}
@@ -171,8 +177,9 @@ def probe_table(interpreter: Document, seen: frozenset[str] | None) -> Table:
         if rates({name: block}, places, ["balanced_accuracy"])
     }  # fmt: skip
     return Table(
-        "The interpreter by language. Balanced accuracy of the two baselines beside it: the interpreter has to beat them. "
-        "Brackets: 95 % interval.",
+        "The interpreter by language",
+        "The interpreter by language. Balanced accuracy of two baselines stands beside it: the interpreter has to beat "
+        "them. Below each rate: its 95 % interval and the number of scored prompts.",
         ("Language", *(PROBE_METRICS[m] for m in metrics), *(f"{name}: balanced accuracy" for name in rivals)),
         [
             (
@@ -182,7 +189,7 @@ def probe_table(interpreter: Document, seen: frozenset[str] | None) -> Table:
             )
             for place in places
         ],
-        frozenset(i for i, place in enumerate(places) if place == "unseen" or (seen and place in codes and place not in seen)),
+        frozenset(i for i, place in enumerate(places) if place not in {"seen", *(codes if seen is None else seen)}),
     )
 
 
@@ -200,7 +207,8 @@ def histogram_rows(histogram: Document) -> Rows:
 def cost_table(run: Run) -> Table:
     """Helpfulness, over-refusal and the language of refusals by system, for seen, unseen and all languages."""
     metrics = [m for m in METRIC_NAMES if m != "asr" and rates(run.systems, ("seen", "unseen", "all"), [m])]
-    rows, marked = [], set()
+    rows: list[Sequence[Content]] = []
+    marked: set[int] = set()
     for name, entry in run.systems.items():
         for group in ("seen", "unseen", "all"):
             cells = [rate_of(entry, group, metric) for metric in metrics]
@@ -208,7 +216,8 @@ def cost_table(run: Run) -> Table:
                 marked |= {len(rows)} if group == "unseen" else set()
                 rows.append((name, place_name(group), *cells))
     return Table(
-        "Helpfulness and over-refusal. Brackets: 95 % interval; n: scored prompts.",
+        "Helpfulness and over-refusal",
+        "Helpfulness and over-refusal. Below each rate: its 95 % interval and the number of scored prompts.",
         ("System", "Languages", *(f"{METRIC_NAMES[m]} ({BETTER[m]})" for m in metrics)),
         rows,
         frozenset(marked),
@@ -219,7 +228,8 @@ def helpful_table(run: Run) -> Table:
     """Helpful answers by language and system."""
     places = [code for code in languages_in_order(run) if rates(run.systems, [code], ["helpful"])]
     return _rate_table(
-        f"Helpful answers to benign prompts by language ({BETTER['helpful']}). Brackets: 95 % interval.",
+        "Helpful answers by language",
+        f"Helpful answers to benign prompts by language ({BETTER['helpful']}). Below each rate: its 95 % interval.",
         run.systems, places, "helpful", _marked(run, places),
     )  # fmt: skip
 
@@ -241,8 +251,9 @@ def comparison_rows(run: Run) -> Rows:
 def comparison_table(run: Run) -> Table:
     """All paired comparisons with their verdicts."""
     return Table(
-        "Paired comparisons on the same prompts, in percentage points: below zero, the first system has the lower rate. "
-        "Smallest detectable: the difference that this many pairs would show four times out of five.",
+        "Paired comparisons",
+        "Paired comparisons on the same prompts, in percentage points: below zero, the first system has the lower "
+        "rate. Smallest detectable: the difference that this many pairs would show four times out of five.",
         ("Compared", "Metric", "Difference", "95 % interval", "p-value", "Pairs", "Smallest detectable", "Finding"),
         [
             (
@@ -250,7 +261,7 @@ def comparison_table(run: Run) -> Table:
                 _compared(entry),
                 points(entry.get("difference")),
                 "" if entry.get("low") is None else f"{points(entry['low'])} to {points(entry['high'])}",
-                p_value(entry.get("p_value")).removeprefix("p ").removeprefix("= "),
+                p_value(entry.get("p_value")).removeprefix("p\N{NO-BREAK SPACE}").removeprefix("=\N{NO-BREAK SPACE}"),
                 f"{entry['n']:,}" if entry.get("n") is not None else "",
                 points(entry["smallest_detectable"]).lstrip("+") if entry.get("smallest_detectable") else "",
                 str(entry.get("verdict") or ""),
@@ -270,7 +281,8 @@ def split_table(name: str, split: Document) -> Table:
         if rates(systems, [group], [metric])
     ]
     return Table(
-        f"Split “{name}”: systems. Brackets: 95 % interval; n: scored prompts.",
+        f"Split “{name}”: systems",
+        f"Split “{name}”: systems. Below each rate: its 95 % interval and the number of scored prompts.",
         ("System", *(f"{METRIC_NAMES[m]}, {place_name(g)} ({BETTER[m]})" for m, g in columns)),
         [(system, *(rate_of(entry, group, metric) for metric, group in columns)) for system, entry in systems.items()],
     )
@@ -282,26 +294,32 @@ def split_probe_table(name: str, interpreter: Document) -> Table | None:
     if not rates(probes, ("seen", "unseen"), ["balanced_accuracy"]):
         return None
     return Table(
+        f"Split “{name}”: interpreter",
         f"Split “{name}”: balanced accuracy of the interpreter and its baselines (higher is better; 50 % is chance).",
         ("Probe", "Seen languages", "Unseen languages"),
-        [(probe, *(rate_of(block, g, "balanced_accuracy") for g in ("seen", "unseen"))) for probe, block in probes.items()],
+        [(probe, *(rate_of(block, g, "balanced_accuracy") for g in GROUPS)) for probe, block in probes.items()],
     )
 
 
 def fact_table(caption: str, facts: Document) -> Table:
     """A nested document as one row per fact."""
-    return Table(caption, ("Fact", "Value"), [(name, value) for name, value in _flat(facts)])
+    return Table(caption, caption, ("Fact", "Value"), [(name, value) for name, value in _flat(facts)])
 
 
 def _rate_table(
-    caption: str, systems: Document, places: Sequence[str], metric: str, marked: frozenset[int]
+    title: str, caption: str, systems: Document, places: Sequence[str], metric: str, marked: frozenset[int]
 ) -> Table:
     return Table(
+        title,
         caption,
         ("Language", *systems),
         [(place_name(place), *(rate_of(entry, place, metric) for entry in systems.values())) for place in places],
         marked,
     )
+
+
+def _at_layer(block: Document) -> str:
+    return f" (layer {block['layer']})" if block.get("layer") is not None else ""
 
 
 def _marked(run: Run, places: Sequence[str]) -> frozenset[int]:

@@ -122,7 +122,7 @@ def p_value(p: float | None) -> str:
     """A p-value, `p < 0.001` or `p = 0.012`; empty where there is none."""
     if p is None:
         return ""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    return ("p < 0.001" if p < 0.001 else f"p = {p:.3f}").replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def with_interval(rate: Rate) -> str:
@@ -131,8 +131,13 @@ def with_interval(rate: Rate) -> str:
     if rate.low is not None:
         facts.append(f"95\N{NO-BREAK SPACE}% interval {interval(rate.low, rate.high)}")
     if rate.n:
-        facts.append(f"n = {rate.n:,}")
+        facts.append(f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{rate.n:,}")
     return percent(rate.value) + (f" ({', '.join(facts)})" if facts else "")
+
+
+def briefly(rate: Rate) -> str:
+    """A rate in an enumeration, its interval in brackets: `2.9 % (1.5–5.3 %)`."""
+    return percent(rate.value) + (f" ({interval(rate.low, rate.high)})" if rate.low is not None else "")
 
 
 def listed(items: Sequence[str], last: str = "and") -> str:

@@ -7,9 +7,9 @@ from lasa.errors import DataError
 from lasa.prompts import check_parallel
 
 
-def test_ntrex_lines_share_their_id_over_crlf_and_unicode_line_ends(tmp_path: Path) -> None:
+def test_ntrex_lines_share_their_id_over_bom_crlf_and_unicode_line_ends(tmp_path: Path) -> None:
     (tmp_path / "newstest2019-src.eng.txt").write_bytes("One\u2028still one\r\nTwo\u00a0\r\n".encode())
-    (tmp_path / "newstest2019-ref.swa.txt").write_bytes(b"Moja\r\nMbili\r\n")
+    (tmp_path / "newstest2019-ref.swa.txt").write_bytes(b"\xef\xbb\xbfMoja\r\nMbili\r\n")
     (tmp_path / "newstest2019-ref.zho-CN.txt").write_bytes("一\r\n二\r\n".encode())
     (tmp_path / "newstest2019-ref.zho-TW.txt").write_bytes("一\r\n二\r\n".encode())
     prompts = load_ntrex(tmp_path)

@@ -89,7 +89,7 @@ def test_comparisons_are_written_as_json_csv_and_markdown(run: Path, tmp_path: P
 
 
 def test_the_table_shows_rates_and_findings(run: Path) -> None:
-    console = Console(width=200, record=True, file=None, quiet=False)
+    console = Console(width=200)
     with console.capture() as captured:
         console.print(to_table(compare(run / "samples" / "lasa.jsonl", run / "samples" / "base.jsonl")))
     assert "2.5%" in captured.get()

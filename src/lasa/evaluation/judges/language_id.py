@@ -4,7 +4,8 @@ lingua does not know Javanese and takes it for Indonesian, Malay, Swahili and ot
 searched for function words that Javanese does not share with Indonesian. Measured on single sentences: 87 % of the
 Javanese test sentences of NusaX and 80 % of MultiJail's prompts are found (all of them in runs of three), two in five
 of Tatoeba's five-word sentences, and one in 400 Indonesian sentences is taken for Javanese. Sundanese and Balinese are
-not told apart: one in twenty and one in five pass for Javanese, the others mostly for Indonesian or unknown.
+not told apart: one in twenty and one in five pass for Javanese, the others mostly for Indonesian or unknown. One
+Indonesian sentence in twenty passes for Malay.
 """
 
 import re

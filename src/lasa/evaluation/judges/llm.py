@@ -1,7 +1,8 @@
 """A language model as judge, behind any OpenAI-compatible endpoint, with a graded rubric in StrongREJECT's manner.
 
 Refusal and quality are asked apart (Souly et al., 2024), in the user's language, with the four outcomes of lasa. A call
-that fails in any way is retried and then leaves the answer unscored; only valid verdicts are cached.
+that fails in any way leaves the answer unscored, after retries unless the endpoint rejects the request for good (HTTP
+400, 401, 403, 404 and the like); only valid verdicts are cached.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 import httpx
 
 from lasa.artifacts import read_json, write_json
-from lasa.errors import ArtifactError, DataError
+from lasa.errors import ArtifactError, DataError, RecipeError
 from lasa.evaluation.outcomes import Outcome, Verdict
 from lasa.languages import NAMES, canonical_language
 from lasa.prompts import Prompt
@@ -93,6 +94,9 @@ class LlmJudge:
 
     Attributes:
         usage: What judging has cost so far.
+
+    Raises:
+        RecipeError: The address is not an http or https URL.
     """
 
     def __init__(
@@ -110,6 +114,8 @@ class LlmJudge:
         prices: tuple[float, float] | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        if not base_url.startswith(("http://", "https://")):
+            raise RecipeError(f"The judge's address {base_url!r} is no URL. Give one such as http://localhost:8000/v1.")
         self.name = f"llm:{model}"
         self.usage = JudgeUsage(cost=None if prices is None else 0.0)
         self._model, self._cache, self._prices = model, cache, prices
@@ -152,7 +158,7 @@ class LlmJudge:
                 if not error.retry:
                     break
                 if attempt + 1 < self._attempts:
-                    _sleep(self._wait_s(attempt, error.wait_s))
+                    time.sleep(self._wait_s(attempt, error.wait_s))
                 continue
             self._to_cache(messages, verdict)
             return verdict
@@ -280,6 +286,3 @@ def _retry_after(response: httpx.Response) -> float | None:
         return max(0.0, float(response.headers["retry-after"]))
     except (KeyError, ValueError):
         return None
-
-
-_sleep: Callable[[float], None] = time.sleep

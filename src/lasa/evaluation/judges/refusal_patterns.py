@@ -1,9 +1,11 @@
-"""A judge by refusal phrases in fifteen languages: free, fast, and never the only judge of a result.
+"""A judge by refusal phrases in sixteen languages: free, fast, and never the only judge of a result.
 
 It knows what a refusal usually starts with, and in which language an answer is; it does not understand either. A
 refusal in other words passes for compliance, "I cannot help, but here is how" passes for a refusal, and an answer in
-the right language counts as compliance though it may be useless or about something else. Measure it on labelled answers
-of the model at hand (`agreement.measure`) and correct its rates, or put a second judge beside it.
+the right language counts as compliance though it may be useless or about something else. Of 28,000 sentences of news,
+mathematics and conversation (NTREX, MGSM, Tatoeba, NusaX), 11 match a phrase; how many refusals are missed depends on
+the model and is not known. Measure it on labelled answers of the model at hand (`agreement.measure`) and correct its
+rates, or put a second judge beside it.
 """
 
 import re

@@ -1,0 +1,65 @@
+"""The command line: one file per command; heavy imports happen inside the commands."""
+
+import sys
+
+import typer
+
+from lasa import __version__
+from lasa.cli import compare, doctor, embedded, generate, locate, report, run
+
+app = typer.Typer(
+    name="lasa",
+    help="Language-agnostic safety for multilingual language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run")(run.run)
+app.command("locate")(locate.locate)
+app.command("generate")(generate.generate)
+app.command("compare")(compare.compare)
+app.command("report")(report.report)
+app.command("doctor")(doctor.doctor)
+app.add_typer(embedded.app, name="embedded")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lasa {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+) -> None:
+    """Language-agnostic safety for multilingual language models."""
+
+
+def main() -> None:
+    """Run a command; a user's error is one message and exit code 2."""
+    from lasa.errors import LasaError
+
+    if "--debug" in sys.argv:
+        app()
+        return
+    try:
+        app()
+    except LasaError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("Stopped. What was finished is kept; call the same command again to go on.", code=130)
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        _fail(f"{error.strerror or error}: {error.filename or ''}. What was finished is kept.")
+
+
+def _fail(message: str, code: int = 2) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True, soft_wrap=True).print(Text("Error: ", style="bold red") + Text(message))
+    sys.exit(code)

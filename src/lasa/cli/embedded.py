@@ -1,0 +1,48 @@
+"""`lasa embedded`: rebuild the embedded model, or write its tables to files."""
+
+from pathlib import Path
+
+import typer
+
+app = typer.Typer(help="The embedded model: a tiny multilingual chat model with a planted bottleneck.", no_args_is_help=True)
+
+
+@app.command("train")
+def train(
+    output: Path = typer.Option(..., "--output", "-o", help="Folder for the Hugging Face model."),
+    plant: int = typer.Option(6, min=1, help="Layer whose geometry is made to follow meaning."),
+    no_plant: bool = typer.Option(False, "--no-plant", help="Train the sister without a bottleneck."),
+    tokens: int = typer.Option(0, min=0, help="Training tokens; 0 for the default."),
+    seed: int = typer.Option(0, help="Of corpus, weights and order."),
+) -> None:
+    """Train the embedded model from nothing (about a quarter of an hour on two cores)."""
+    from lasa.embedded.training import TrainingSettings, train_embedded
+    from lasa.progress import progress, show_progress
+    from lasa.quiet import quiet_libraries
+
+    show_progress()
+    quiet_libraries()
+    default = TrainingSettings()
+    settings = TrainingSettings(plant=None if no_plant else plant, tokens=tokens or default.tokens, seed=seed)
+    done = 0
+    with progress("Training the embedded model", settings.tokens, "tokens") as advance:
+
+        def tell(now: int, total: int, losses: dict[str, float]) -> None:
+            nonlocal done
+            advance(now - done)
+            done = now
+
+        train_embedded(settings, output, tell)
+    typer.echo(f"Written: {output}")
+
+
+@app.command("export")
+def export(output: Path = typer.Option(..., "--output", "-o", help="Folder for the JSONL tables.")) -> None:
+    """Write the prompt tables of the embedded world to files, to see what a run uses."""
+    from lasa.embedded.world.tables import PROMPT_TABLES
+    from lasa.prompts import write_prompts
+
+    output.mkdir(parents=True, exist_ok=True)
+    for name, table in PROMPT_TABLES.items():
+        write_prompts(output / f"{name}.jsonl", table())
+        typer.echo(f"Written: {output / f'{name}.jsonl'}")

@@ -1,0 +1,29 @@
+"""`lasa run`: the main job, from a recipe to a report."""
+
+from pathlib import Path
+
+import typer
+
+
+def run(
+    recipe: Path = typer.Argument(help="Recipe, a YAML file (see recipes/)."),
+    output: Path = typer.Option(..., "--output", "-o", help="Run folder; a stopped run goes on where it stopped."),
+) -> None:
+    """Find the bottleneck, train the interpreter, align, evaluate and report."""
+    from lasa.recipe import read_recipe
+
+    settings = read_recipe(recipe)
+    from rich.console import Console
+
+    from lasa.artifacts import read_json
+    from lasa.cli.tables import systems_table
+    from lasa.pipeline import run_pipeline
+    from lasa.progress import show_progress
+    from lasa.quiet import quiet_libraries
+
+    show_progress()
+    quiet_libraries()
+    path = run_pipeline(settings, output)
+    console = Console()
+    console.print(systems_table(read_json(output / "metrics.json")))
+    console.print(f"Report: {path}", soft_wrap=True)

@@ -1,0 +1,20 @@
+"""Keep the output of the libraries that lasa runs out of a person's way; errors still show."""
+
+import logging
+import os
+import warnings
+
+
+def quiet_libraries() -> None:
+    """Silence progress bars, notices and deprecation warnings of transformers, datasets and TRL."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    datasets.disable_progress_bars()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("trl").setLevel(logging.ERROR)
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
