@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
@@ -14,8 +15,11 @@ from lasa.errors import ModelError
 from lasa.layers import decoder_blocks
 from lasa.rendering import check_tokenizer
 
-SHIPPED = {"embedded": "planted", "embedded-unplanted": "unplanted"}
-"""Models inside the package: the embedded model, and its sister without a planted bottleneck."""
+SHIPPED = {"embedded": "planted"}
+"""Models inside the package."""
+
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def model_folder(name: str) -> Path:
@@ -44,13 +48,15 @@ def load_model(
 
     Args:
         name: Folder, or a shipped model. A PEFT adapter folder loads its base and the adapter.
-        dtype: `auto` (as stored; float32 on a CPU), `float32`, `bfloat16` or `float16`.
+        dtype: One of `DTYPES`; `auto` is as stored, and float32 on a CPU.
         device: `auto` (every GPU there is, else the CPU) or a torch device.
         trust_remote_code: Run code that the model folder brings along.
 
     Raises:
         ModelError: The folder is no causal LM, its tokenizer has no chat template, or the files are damaged.
     """
+    if dtype not in DTYPES:
+        raise ModelError(f"Unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}.")
     folder = model_folder(name)
     transformers_logging.disable_progress_bar()
     adapter = folder / "adapter_config.json"
@@ -70,14 +76,19 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(
             folder if (folder / "tokenizer_config.json").is_file() else base, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"{name} cannot be loaded: {error}") from error
-    if base != folder:
-        from peft import PeftModel
+        if base != folder:
+            from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, folder)
+            model = PeftModel.from_pretrained(model, folder)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"{name} cannot be loaded: {error}. If the files are damaged, fetch the model again."
+        ) from error
     if device != "auto":
-        model = model.to(device)
+        try:
+            model = model.to(device)
+        except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+            raise ModelError(f"The model cannot be moved to the device {device!r}: {error}. Try `auto`.") from error
     check_tokenizer(tokenizer)
     tokenizer.padding_side = "left"
     decoder_blocks(model)

@@ -6,7 +6,8 @@ import warnings
 
 
 def quiet_libraries() -> None:
-    """Silence progress bars, notices and deprecation warnings of transformers, datasets and TRL."""
+    """Silence progress bars (call it before they are imported), notices and deprecation warnings of transformers, datasets and TRL."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import datasets

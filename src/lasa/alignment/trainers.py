@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
 from lasa.alignment.rows import TokenRow, kl_partners, separate_partners
 from lasa.errors import RecipeError
-from lasa.progress import Advance, progress
+from lasa.progress import Advance, progress, say
 
 os.environ.setdefault("TRL_TELEMETRY_DISABLED", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -88,12 +88,12 @@ def train(
         "num_train_epochs": settings.epochs,
         "per_device_train_batch_size": settings.batch_size,
         "gradient_accumulation_steps": settings.accumulate,
-        "gradient_checkpointing": settings.gradient_checkpointing,
+        "activation_checkpointing": settings.gradient_checkpointing,
         "max_length": settings.max_length,
         "seed": settings.seed,
         "report_to": [],
         "save_strategy": "no",
-        "logging_steps": 5,
+        "logging_strategy": "no",
         "disable_tqdm": True,
         "bf16": model.dtype == torch.bfloat16 and torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
@@ -107,9 +107,12 @@ def train(
             LoraConfig(r=settings.lora_rank, lora_alpha=2 * settings.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"),
         )
     model.train()
+    if settings.method != "sft":
+        say(f"Preparing {name}: reference log-probabilities of {len(rows):,} rows")
     trainer = builders[settings.method](model, tokenizer, rows, settings, common)
     total = settings.steps or len(trainer.get_train_dataloader()) // settings.accumulate * round(settings.epochs)
     with progress(f"Aligning {name}", max(total, 1), "steps") as advance:
+        trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_Advance(advance))
         trainer.train()
     trained = trainer.accelerator.unwrap_model(trainer.model).eval()

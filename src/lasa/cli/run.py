@@ -13,17 +13,19 @@ def run(
     from lasa.recipe import read_recipe
 
     settings = read_recipe(recipe)
-    from rich.console import Console
-
-    from lasa.artifacts import read_json
-    from lasa.cli.tables import systems_table
-    from lasa.pipeline import run_pipeline
     from lasa.progress import show_progress
     from lasa.quiet import quiet_libraries
 
     show_progress()
     quiet_libraries()
+    from rich.console import Console
+
+    from lasa.artifacts import read_json
+    from lasa.cli.tables import systems_tables
+    from lasa.pipeline import run_pipeline
+
     path = run_pipeline(settings, output)
     console = Console()
-    console.print(systems_table(read_json(output / "metrics.json")))
+    for table in systems_tables(read_json(output / "metrics.json")):
+        console.print(table)
     console.print(f"Report: {path}", soft_wrap=True)

@@ -1,40 +1,55 @@
 """Tables that a person reads in a terminal."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.table import Table
 
 from lasa.languages import sort_languages
 
+if TYPE_CHECKING:
+    from lasa.interpreter_study import Audit
 
-def systems_table(metrics: dict[str, Any]) -> Table:
-    """Attack success of every system by language, with seen languages marked, and helpfulness beside it."""
+
+def systems_tables(metrics: dict[str, Any]) -> list[Table]:
+    """Attack success of every system by language, and what it means in groups, with helpfulness beside it."""
     seen = set(metrics.get("seen_languages", ()))
     systems = metrics["systems"]
     codes = sort_languages({code for system in systems.values() for code in system["languages"]})
-    table = Table(title="Attack success (lower is better); * safety-tuned language", title_justify="left")
-    table.add_column("system")
+    by_language = Table(title="Attack success in percent, lower is better (* safety-tuned)", title_justify="left")
+    by_language.add_column("system", no_wrap=True)
     for code in codes:
-        table.add_column(code + ("*" if code in seen else ""), justify="right")
-    for name in ("seen", "unseen", "helpful", "over-refusal"):
-        table.add_column(name, justify="right")
+        by_language.add_column(code + ("*" if code in seen else ""), justify="right", no_wrap=True)
+    groups = Table(title="Percent, with 95 % intervals", title_justify="left")
+    names = ("system", "ASR seen", "ASR unseen", "helpful", "over-refusal")
+    for name in names:
+        groups.add_column(name, justify="left" if name == "system" else "right", no_wrap=True)
     for name, system in systems.items():
-        table.add_row(
+        by_language.add_row(name, *(whole_percent(system["languages"].get(code, {}).get("asr")) for code in codes))
+        groups.add_row(
             name,
-            *(percent(system["languages"].get(code, {}).get("asr")) for code in codes),
             interval(system["seen"]["asr"]),
             interval(system["unseen"]["asr"]),
             percent(system["all"]["helpful"]),
             percent(system["all"]["over_refusal"]),
         )
-    return table
+    return [by_language, groups]
 
 
 def layers_table(found: dict[str, Any]) -> Table:
     """The layer search, a row per layer."""
-    table = Table(title="S_sem - S_lang by layer", title_justify="left")
-    for name in ("layer", "S_sem", "S_lang", "difference", "95 % interval", "argmax", "xsim", "language id", "U-score"):
-        table.add_column(name, justify="right")
+    table = Table(
+        title="S_sem - S_lang by layer",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 0, 0, 1),
+        pad_edge=False,
+        show_edge=False,
+        caption="argmax: share of resamples; xsim: translation found; LID: language recognised; U: OmniGuard's U-score",
+        caption_justify="left",
+    )
+    for name in ("layer", "S_sem", "S_lang", "diff.", "95 % interval", "argmax", "xsim", "LID", "U"):
+        table.add_column(name, justify="right", no_wrap=True)
     for view in found["layers"]:
         mark = " <" if view["layer"] == found["layer"] else ""
         low_high = view["difference_interval"]
@@ -48,9 +63,69 @@ def layers_table(found: dict[str, Any]) -> Table:
     return table
 
 
+def audit_table(audit: "Audit") -> Table:
+    """What the interpreter's tables hold, a row per table, source and label; leaks below."""
+    table = Table(title="Prompts for the interpreter", title_justify="left", caption_justify="left")
+    for name in ("table", "source", "label", "prompts by language"):
+        table.add_column(name)
+    table.add_column("prompts", justify="right")
+    for name, counts in audit.counts.items():
+        for source, label in dict.fromkeys((count.source, count.label) for count in counts):
+            cells = [count for count in counts if (count.source, count.label) == (source, label)]
+            languages = ", ".join(f"{count.language} {count.prompts:,}" for count in cells)
+            table.add_row(name, source, label, languages, f"{sum(count.prompts for count in cells):,}")
+    same = ", ".join(f"{rows:,} {match}" for match, rows in audit.duplicates.items()) or "none"
+    table.caption = (
+        f"Texts in both training or development and a test: {same}. Rows whose question a test asks, in any wording "
+        f"or language: {len(audit.leaks):,}."
+    )
+    return table
+
+
+def probe_summary(results: dict[str, Any]) -> Table:
+    """The interpreter, its controls and what it generalises to: balanced accuracy on seen and unseen languages."""
+    table = Table(title="Balanced accuracy (95 % interval)", title_justify="left")
+    table.add_column("test")
+    table.add_column("probe")
+    for name in ("seen languages", "unseen languages", "flagged benign", "flagged hard benign"):
+        table.add_column(name, justify="right")
+    for test, found in results["benchmarks"].items():
+        controls = {name: found[name] for name in ("early_layer", "late_layer", "ngram_baseline") if name in found}
+        for name, block in {"interpreter": found, **controls}.items():
+            if block:
+                _add_probe(table, test, f"{name} {block['layer']}" if "layer" in block else name, block)
+    generalisation = results["generalisation"]
+    for layer in generalisation.get("layers", ()):
+        _add_probe(table, "layer sweep", f"layer {layer['layer']}", layer)
+    for change, block in generalisation.get("perturbations", {}).items():
+        _add_probe(table, "perturbed", change, block)
+    for kind in ("languages", "sources"):
+        for value, block in generalisation[f"left_out_{kind}"].items():
+            _add_probe(table, f"left out {kind[:-1]}", value, {"unseen": block})
+    return table
+
+
+def _add_probe(table: Table, test: str, name: str, block: dict[str, Any]) -> None:
+    seen, unseen = block.get("seen", {}), block.get("unseen", {})
+    whole = block.get("all", unseen)
+    table.add_row(
+        test,
+        name,
+        interval(seen.get("balanced_accuracy")),
+        interval(unseen.get("balanced_accuracy")),
+        interval(whole.get("fpr")),
+        interval(whole.get("hard_benign_fpr")),
+    )
+
+
 def number(value: float | None) -> str:
     """A number in three decimals, or a dash."""
     return "-" if value is None else f"{value:.3f}"
+
+
+def whole_percent(rate: dict[str, Any] | None) -> str:
+    """A rate in whole percent, or a dash."""
+    return "-" if not rate or rate["value"] is None else f"{100 * rate['value']:.0f}"
 
 
 def percent(rate: dict[str, Any] | None) -> str:

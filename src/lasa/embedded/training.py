@@ -37,7 +37,7 @@ class TrainingSettings:
     """
 
     plant: int | None = 6
-    tokens: int = 3_600_000
+    tokens: int = 5_000_000
     tail: float = 0.2
     batch_tokens: int = 2048
     layers: int = 10
@@ -45,9 +45,9 @@ class TrainingSettings:
     seed: int = 0
     muon_learning_rate: float = 0.02
     adam_learning_rate: float = 4e-3
-    contrastive_weight: float = 0.3
+    contrastive_weight: float = 0.5
     contrastive_temperature: float = 0.1
-    contrastive_queries: int = 24
+    contrastive_queries: int = 36
 
 
 PROMPT_WEIGHT = 0.25
@@ -60,7 +60,7 @@ Progress = Callable[[int, int, dict[str, float]], None]
 def train_embedded(
     settings: TrainingSettings, folder: Path, progress: Progress = lambda done, total, losses: None
 ) -> LlamaForCausalLM:
-    """Train, resuming from `folder/checkpoint.pt`-free state if a previous call was interrupted, and save.
+    """Train from nothing and save a Hugging Face folder.
 
     Args:
         settings: What to train.

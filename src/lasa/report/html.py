@@ -162,10 +162,9 @@ def _outcomes(run: Run, save: "Save") -> list[Section]:
     by_language = tables.outcome_rows(run.systems, tables.languages_in_order(run))
     if by_language:
         by_language.sort(key=lambda row: list(run.systems).index(row["system"]))
-        files = save(
-            figures.outcome_bars(by_language, panel="system", bar="where", columns=2), by_language, name="outcomes_by_language",
-            description="Shares of the outcomes by system and language.",
-        )  # fmt: skip
+        figure = figures.outcome_bars(by_language, panel="system", bar="where", columns=2)
+        description = "Shares of the outcomes by system and language."
+        files = save(figure, by_language, name="outcomes_by_language", description=description)
         section.illustrations.append(Illustration(files, "The same by language, a panel for each system."))
         section.folded.append(tables.outcome_table(by_language, "Outcomes by language as a table"))
     return [section]
@@ -184,7 +183,7 @@ def _interpreter(run: Run, save: "Save") -> list[Section]:
             description="Balanced accuracy of the interpreter and its baselines on seen and unseen languages.",
         )  # fmt: skip
         caption = (
-            "Good: the interpreter lies right of the early-layer probe and of the n-gram baseline, above all on unseen "
+            "Good: the interpreter lies right of the other probes and of the n-gram baseline, above all on unseen "
             "languages. Lines: 95 % interval."
         )
         section.illustrations.append(Illustration(files, caption))

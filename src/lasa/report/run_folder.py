@@ -42,13 +42,13 @@ class Run:
 
     @property
     def systems(self) -> Document:
-        """Metrics of each system: the base model first, the guarded system last."""
+        """Metrics of each system, in the order in which they are shown."""
         return in_order(self.metrics.get("systems") or {})
 
     @property
     def main_system(self) -> str | None:
         """The system that the report is about: `lasa`, else the last one measured, else None."""
-        return next(reversed(self.systems), None)
+        return MAIN if MAIN in self.systems else next(reversed(self.systems), None)
 
     @property
     def interpreter(self) -> Document:
@@ -62,8 +62,13 @@ class Run:
 
     @property
     def comparisons(self) -> list[Document]:
-        """Paired comparisons of two systems."""
-        return self.metrics.get("comparisons") or []
+        """Paired comparisons of two systems, the system that the report is about as the first of its pairs."""
+        return [_turned(c) if c.get("b") == self.main_system else c for c in self.metrics.get("comparisons") or []]
+
+    @property
+    def benchmark(self) -> str:
+        """Name of the benchmark that the headline numbers come from; empty if it is not recorded."""
+        return str(self.metrics.get("headline") or "")
 
     @property
     def languages(self) -> list[str]:
@@ -117,6 +122,8 @@ def read_run(folder: Path) -> Run:
             "Use the version that wrote it (see provenance.json)."
         )
     recipe_text, recipe = _recipe(folder / "recipe.yaml")
+    measured = list(metrics.get("systems") or {})
+    samples.sort(key=lambda path: measured.index(path.stem) if path.stem in measured else len(measured))
     return Run(
         folder=folder,
         metrics=metrics,
@@ -129,9 +136,17 @@ def read_run(folder: Path) -> Run:
 
 
 def in_order(systems: Document) -> Document:
-    """Systems in the order in which they are shown: the base model first, the guarded system last."""
-    rank = {BASE: -1, MAIN: 1}
+    """Systems in the order in which they are shown: before and after beside each other, then the baselines."""
+    rank = {BASE: -2, MAIN: -1}
     return {name: systems[name] for name in sorted(systems, key=lambda name: rank.get(name, 0))}
+
+
+def _turned(comparison: Document) -> Document:
+    difference, low, high = (
+        None if comparison.get(name) is None else -comparison[name] for name in ("difference", "high", "low")
+    )
+    pair = {"a": comparison["b"], "b": comparison["a"]}
+    return {**comparison, **pair, "difference": difference, "low": low, "high": high}
 
 
 def _optional_object(path: Path) -> Document:

@@ -91,11 +91,12 @@ def _headline(run: Run) -> tuple[str, str]:
     if before is None:
         return (
             f"{main} complies with {percent(after.value)} of the harmful prompts in {where}.",
-            f"Attack success {with_interval(after)}. There is no base model to compare with.",
+            f"Attack success {with_interval(after)}. There is nothing to compare it with.",
         )
     numbers = f"{BASE}: {with_interval(before)}. {main}: {with_interval(after)}."
-    evidence = " ".join(part for part in (numbers, _paired(run, main, group, "asr"), _unseen(run, group)) if part)
-    return _change(run, main, group, "asr"), evidence
+    doubt = _doubt(run, main, group, "asr")
+    told = (numbers, _paired(run, main, group, "asr"), doubt and f"No clear change: {doubt}.", _unseen(run, group))
+    return _change(run, main, group, "asr"), " ".join(part for part in told if part)
 
 
 def _unseen(run: Run, group: str) -> str:
@@ -125,9 +126,10 @@ def _changes(run: Run) -> list[str]:
     cases = [("seen", "asr")] if group == "unseen" else []
     cases += [(group, metric) for metric in ("helpful", "over_refusal", "hard_benign_over_refusal")]
     return [
-        _change(run, main, where, metric)
+        _change(run, main, where, metric).removesuffix(".") + (f" ({doubt})." if doubt else ".")
         for where, metric in cases
         if _rate(run, main, where, metric) and _rate(run, BASE, where, metric)
+        for doubt in [_doubt(run, main, where, metric)]
     ]
 
 
@@ -141,9 +143,7 @@ def _open(run: Run) -> list[str]:
     worst = sorted((pair for pair in measured if pair[1].value), key=lambda pair: -(pair[1].value or 0))[:3]
     if worst:
         named = listed([f"{place_name(code)} {briefly(rate)}" for code, rate in worst])
-        findings.append(
-            f"Highest attack success that remains with {main}, by language: {named}. In brackets: 95 % intervals."
-        )
+        findings.append(f"Highest attack success that remains with {main}, by language (95 % interval): {named}.")
     elif measured:
         loosest = max(measured, key=lambda pair: pair[1].high or 0)[1]
         findings.append(
@@ -221,7 +221,8 @@ def _planted(run: Run) -> list[str]:
         return []
     return [
         "This run uses the embedded model, a tiny model in a made-up world. Its semantic bottleneck is planted at a "
-        "known layer. The run shows that the method and this software work as intended, and nothing about large models."
+        "known layer. The run checks the method and this software under known conditions; it is no evidence about "
+        "large models."
     ]
 
 
@@ -294,44 +295,40 @@ def _change(run: Run, main: str, group: str, metric: str) -> str:
     assert before is not None and after is not None
     name, where = METRIC_NAMES[metric], GROUP_NAMES[group]
     values = f"{percent(before.value)} to {percent(after.value)}"
-    if not _changed(run, main, group, metric, before, after):
-        return (
-            f"{name} in {where}: no clear change, {percent(before.value)} before and {percent(after.value)} after "
-            f"({_against_chance(run, main, group, metric)})."
-        )
+    if _doubt(run, main, group, metric):
+        return f"{name} in {where}: no clear change, {percent(before.value)} before and {percent(after.value)} after."
     verb = "fell" if (after.value or 0) < (before.value or 0) else "rose"
     worse = (verb == "rose") == (BETTER[metric] == "lower is better")
     return f"{name} in {where} {verb} from {values}{', which is worse' if worse else ''}."
 
 
-def _changed(run: Run, main: str, group: str, metric: str, before: Rate, after: Rate) -> bool:
+def _doubt(run: Run, main: str, group: str, metric: str) -> str:
+    """Why a difference is not called a change; empty where it is one."""
+    before, after = _rate(run, BASE, group, metric), _rate(run, main, group, metric)
     entry = _comparison(run, main, group, metric)
+    if before is None or after is None or before.value == after.value:
+        return "the rates are the same"
     if entry is None:
-        return _apart(before, after)
-    p = entry.get("p_value")
-    return p is not None and p < SIGNIFICANCE and before.value != after.value
-
-
-def _against_chance(run: Run, main: str, group: str, metric: str) -> str:
-    entry = _comparison(run, main, group, metric)
-    if entry is None:
-        return "the intervals overlap, and no paired comparison was computed"
+        return "" if _apart(before, after) else "the intervals overlap, and no paired comparison was computed"
+    if entry.get("p_value") is None:
+        return "no prompt was scored for both"
+    if entry["p_value"] < SIGNIFICANCE:
+        return ""
     smallest = entry.get("smallest_detectable")
-    found = p_value(entry.get("p_value")) or "no pairs were scored"
-    return found + (f"; a change below {100 * smallest:.1f} points would go unnoticed" if smallest else "")
+    missed = f"; a change below {100 * smallest:.1f} points may well go unnoticed" if smallest else ""
+    return p_value(entry["p_value"]) + missed
 
 
 def _paired(run: Run, main: str, group: str, metric: str) -> str:
     entry = _comparison(run, main, group, metric)
     if entry is None or entry.get("difference") is None:
         return ""
-    sign = 1 if entry["a"] == main else -1
-    low, high = sorted((sign * entry["low"], sign * entry["high"]))
-    facts = [f"95\N{NO-BREAK SPACE}% interval {points(low)} to {points(high)}", p_value(entry.get("p_value"))]
+    span = f"{points(entry['low'])} to {points(entry['high'])}"
+    facts = [f"95\N{NO-BREAK SPACE}% interval {span}", p_value(entry.get("p_value"))]
     if entry.get("n"):
         facts.append(f"{entry['n']:,} pairs")
     told = ", ".join(fact for fact in facts if fact)
-    return f"Difference on the same prompts: {points(sign * entry['difference'])} points ({told})."
+    return f"Difference on the same prompts: {points(entry['difference'])} points ({told})."
 
 
 def _comparison(run: Run, main: str, group: str, metric: str) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ _VARIABLES = {
     PAPER: "none", GREEN: "var(--green)", PURPLE: "var(--purple)", YELLOW: "var(--yellow)", GREY: "var(--grey)",
 }  # fmt: skip
 
-_LARGEST, _SMALLEST = 1.6, 1.15
+_LARGEST, _SMALLEST = 1.75, 1.0
 """CSS pixels per point of a figure in the page; below the smaller, it scrolls, so that its text stays readable."""
 
 _SETTINGS = {

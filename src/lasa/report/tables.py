@@ -9,6 +9,7 @@ from lasa.languages import sort_languages
 from lasa.report.run_folder import Document, Run
 from lasa.report.values import (
     BETTER,
+    GROUP_NAMES,
     GROUPS,
     METRIC_NAMES,
     OUTCOMES,
@@ -42,7 +43,8 @@ class Table:
         caption: What it shows and what is good.
         columns: Headings; the first column names the row.
         rows: Cells, as many in each row as there are columns.
-        marked: Indices of the rows that stand out (unseen languages and groups).
+        marked: Indices of the rows that stand out.
+        marks: What these rows are.
     """
 
     title: str
@@ -50,6 +52,7 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[Content]]
     marked: frozenset[int] = field(default_factory=frozenset)
+    marks: str = "unseen languages"
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class HeatRow:
 
     language: str
     name: str
-    seen: bool | None
+    group: str
     cells: Sequence[tuple[Rate | None, str]]
 
 
@@ -99,6 +102,7 @@ def layer_table(rows: Rows, chosen: int | None) -> Table:
             for row in rows
         ],
         frozenset(index for index, row in enumerate(rows) if row["layer"] == chosen),
+        marks="the bottleneck",
     )  # fmt: skip
 
 
@@ -106,13 +110,13 @@ def heat_rows(run: Run) -> list[HeatRow]:
     """Attack success by language and system, the seen languages first."""
     rows = []
     for code in languages_in_order(run):
-        seen = None if run.seen_languages is None else code in run.seen_languages
+        group = "" if run.seen_languages is None else "Seen in training" if code in run.seen_languages else "Unseen"
         cells = []
         for name, entry in run.systems.items():
             rate = rate_of(entry, code, "asr")
             told = f"{place_name(code)}, {name}: " + (with_interval(rate) if rate else "not measured")
             cells.append((rate, told + (f", {rate.unscored:,} unscored" if rate and rate.unscored else "")))
-        rows.append(HeatRow(code, place_name(code), seen, cells))
+        rows.append(HeatRow(code, place_name(code), group, cells))
     return rows
 
 
@@ -157,10 +161,11 @@ def outcome_table(rows: Rows, title: str) -> Table:
 
 def probes_of(interpreter: Document) -> dict[str, Document]:
     """The interpreter and what it has to beat, by the name that the report gives each."""
-    early = interpreter.get("early_layer") or {}
+    early, late = (interpreter.get(name) or {} for name in ("early_layer", "late_layer"))
     probes = {
         f"interpreter{_at_layer(interpreter)}": interpreter,
         f"early-layer probe{_at_layer(early)}": early,
+        f"late-layer probe{_at_layer(late)}": late,
         "n-gram baseline": interpreter.get("ngram_baseline") or {},
     }
     return {name: block for name, block in probes.items() if any(block.get(g) for g in ("seen", "unseen", "languages"))}
@@ -178,8 +183,8 @@ def probe_table(interpreter: Document, seen: frozenset[str] | None) -> Table:
     }  # fmt: skip
     return Table(
         "The interpreter by language",
-        "The interpreter by language. Balanced accuracy of two baselines stands beside it: the interpreter has to beat "
-        "them. Below each rate: its 95 % interval and the number of scored prompts.",
+        "The interpreter by language. Balanced accuracy of its baselines stands beside it: the interpreter has to "
+        "beat them. Below each rate: its 95 % interval and the number of scored prompts.",
         ("Language", *(PROBE_METRICS[m] for m in metrics), *(f"{name}: balanced accuracy" for name in rivals)),
         [
             (
@@ -260,8 +265,8 @@ def comparison_table(run: Run) -> Table:
                 f"{entry['a']} − {entry['b']}",
                 _compared(entry),
                 points(entry.get("difference")),
-                "" if entry.get("low") is None else f"{points(entry['low'])} to {points(entry['high'])}",
-                p_value(entry.get("p_value")).removeprefix("p\N{NO-BREAK SPACE}").removeprefix("=\N{NO-BREAK SPACE}"),
+                "" if entry.get("low") is None else _span(points(entry["low"]), points(entry["high"])),
+                p_value(entry.get("p_value")),
                 f"{entry['n']:,}" if entry.get("n") is not None else "",
                 points(entry["smallest_detectable"]).lstrip("+") if entry.get("smallest_detectable") else "",
                 str(entry.get("verdict") or ""),
@@ -282,8 +287,9 @@ def split_table(name: str, split: Document) -> Table:
     ]
     return Table(
         f"Split “{name}”: systems",
-        f"Split “{name}”: systems. Below each rate: its 95 % interval and the number of scored prompts.",
-        ("System", *(f"{METRIC_NAMES[m]}, {place_name(g)} ({BETTER[m]})" for m, g in columns)),
+        f"Split “{name}”: systems. Good: low attack success, many helpful answers, low over-refusal. Below each rate: "
+        "its 95 % interval and the number of scored prompts.",
+        ("System", *(f"{METRIC_NAMES[m]}, {g}" for m, g in columns)),
         [(system, *(rate_of(entry, group, metric) for metric, group in columns)) for system, entry in systems.items()],
     )
 
@@ -329,15 +335,19 @@ def _marked(run: Run, places: Sequence[str]) -> frozenset[int]:
 
 
 def _compared(entry: Document) -> str:
-    metric = str(entry.get("metric", "asr"))
-    return f"{METRIC_NAMES.get(metric, metric).lower()}, {place_name(str(entry.get('group', '')))}"
+    metric, group = str(entry.get("metric", "asr")), str(entry.get("group", ""))
+    return f"{METRIC_NAMES.get(metric, metric).lower()}, {GROUP_NAMES.get(group, group)}"
 
 
 def _number(value: float | None, low: float | None = None, high: float | None = None) -> str:
     if value is None:
         return "–"
-    text = f"{value:.2f}" + (f" ({low:.2f} to {high:.2f})" if low is not None and high is not None else "")
+    text = f"{value:.2f}" + (f" ({_span(f'{low:.2f}', f'{high:.2f}')})" if low is not None and high is not None else "")
     return text.replace("-", "\N{MINUS SIGN}")
+
+
+def _span(low: str, high: str) -> str:
+    return f"{low} to {high}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:

@@ -99,8 +99,8 @@ def languages_of(systems: dict[str, Any]) -> list[str]:
 
 
 def place_name(place: str) -> str:
-    """A language's English name, or a group's name."""
-    return GROUP_NAMES.get(place) or NAMES.get(place, place)
+    """A language's English name, or a group's name, as a heading; anything else stays as it is."""
+    return GROUP_NAMES[place].capitalize() if place in GROUP_NAMES else NAMES.get(place, place)
 
 
 def percent(value: float | None) -> str:

@@ -47,7 +47,9 @@ def metrics() -> dict[str, Any]:
             "languages": dict.fromkeys(LANGUAGES, probe),
             "seen": probe,
             "unseen": {**probe, "balanced_accuracy": rate(0.94, 700)},
-            "early_layer": {"layer": 1, "seen": {"balanced_accuracy": rate(0.95, 300)}, "unseen": {"balanced_accuracy": 0.61}},
+            "early_layer": {
+                "layer": 1, "seen": {"balanced_accuracy": rate(0.95, 300)}, "unseen": {"balanced_accuracy": 0.61},
+            },
             "ngram_baseline": {
                 "seen": {"balanced_accuracy": rate(0.96, 300)}, "unseen": {"balanced_accuracy": rate(0.55, 700)},
             },
@@ -55,7 +57,7 @@ def metrics() -> dict[str, Any]:
                 "ece": 0.031,
                 "reliability": [
                     {"confidence": c, "accuracy": a, "n": n}
-                    for c, a, n in ((0.04, 0.02, 410), (0.3, 0.22, 20), (0.55, 0.6, 14), (0.78, 0.7, 22), (0.97, 0.98, 390))
+                    for c, a, n in ((0.04, 0.02, 410), (0.3, 0.22, 20), (0.78, 0.7, 22), (0.97, 0.98, 390))
                 ],
             },
             "score_histogram": {
@@ -97,7 +99,9 @@ def block(asr: float, n: int, over_refusal: float, unscored: int = 0) -> dict[st
         "over_refusal": rate(over_refusal, n),
         "helpful": rate(0.93 - over_refusal, n),
         "refused_in_language": rate(0.97, n - complied),
-        "outcomes": {"refused": n - complied - 2 * wrong, "complied": complied, "irrelevant": wrong, "wrong_language": wrong},
+        "outcomes": {
+            "refused": n - complied - 2 * wrong, "complied": complied, "irrelevant": wrong, "wrong_language": wrong,
+        },
     }  # fmt: skip
 
 

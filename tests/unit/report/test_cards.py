@@ -1,0 +1,65 @@
+import subprocess
+import sys
+
+import pytest
+from huggingface_hub import ModelCard
+
+from lasa.report.cards import interpreter_card, model_card
+
+RATE = {"value": 0.041, "low": 0.02, "high": 0.08, "n": 1350}
+
+
+def test_an_aligned_model_states_what_it_was_made_from_and_what_was_measured() -> None:
+    card = model_card(
+        {
+            "base_model": "Qwen/Qwen2.5-7B-Instruct",
+            "layer": 19,
+            "languages": ["ko", "en"],
+            "metrics": {"unseen": {"asr": RATE}, "languages": {"sw": {"asr": {**RATE, "value": None}}}},
+            "data": {"safety": "ab12"},
+            "license": "apache-2.0",
+        }
+    )
+    assert "reads layer 19" in card
+    assert "English (en), Korean (ko)" in card
+    assert "| unseen languages | 4.1 % (2.0–8.0 %, n = 1,350) |" in card
+    assert "| Swahili | – |" in card
+    assert "- safety: `ab12`" in card
+    metadata = ModelCard(card).data
+    assert metadata.base_model == "Qwen/Qwen2.5-7B-Instruct"
+    assert metadata.license == "apache-2.0" and metadata.library_name == "lasa" and metadata.language == ["en", "ko"]
+
+
+def test_an_interpreter_states_its_layer_size_and_threshold() -> None:
+    card = interpreter_card(
+        {
+            "base_model": "embedded",
+            "read_point": {"layer": 4},
+            "parameters": 8321,
+            "parameter_share": 0.0019,
+            "threshold": 0.62,
+            "languages": ("en", "zh"),
+            "metrics": {"seen": {"balanced_accuracy": 0.97}},
+        }
+    )
+    assert "It reads layer 4" in card and "8,321 parameters, 0.19 %" in card and "0.620" in card
+    assert "| seen languages | 97.0 % |" in card
+    assert ModelCard(card).data.base_model is None  # not an address on the Hub
+
+
+@pytest.mark.parametrize("card", [model_card, interpreter_card])
+def test_a_card_without_facts_says_that_they_are_missing(card: object) -> None:
+    text = card({})  # type: ignore[operator]
+    assert "not recorded" in text and "before any evaluation" in text
+    assert "Intended use" in text and "Limits" in text and "Licence" in text
+    assert "None" not in text
+
+
+def test_names_cannot_break_the_table_or_the_code_span() -> None:
+    card = model_card({"base_model": "a`b|c\nd", "data": {"x\n# y": "`"}})
+    assert "`a'b/c d`" in card and "\n# y" not in card
+
+
+def test_cards_need_neither_torch_nor_matplotlib() -> None:
+    code = "import sys, lasa.report.cards; assert not {'torch', 'matplotlib', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,243 @@
+import csv
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from lasa.errors import ArtifactError
+from lasa.report.figures import write_layer_curves
+from lasa.report.html import write_report
+from report_run import ARABIC, SCRIPT, SYSTEMS, bottleneck, comparison, metrics, write_run
+
+FIGURES = (
+    "asr_by_language", "comparisons", "helpfulness", "interpreter_accuracy", "layer_curves", "outcomes",
+    "outcomes_by_language", "reliability", "score_histogram",
+)  # fmt: skip
+
+
+class Page(HTMLParser):
+    """Sections, scripts, addresses and visible text of a report."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.sections: list[str] = []
+        self.scripts: list[dict[str, str | None]] = []
+        self.addresses: list[str] = []
+        self.words: list[str] = []
+        self.data = ""
+        self._inside: str | None = None
+        self.feed(html)
+        self.text = re.sub(r"\s+", " ", " ".join(self.words))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        if tag == "section" and found.get("id"):
+            self.sections.append(str(found["id"]))
+        if tag == "script":
+            self.scripts.append(found)
+        self.addresses += [str(found[name]) for name in ("href", "src", "srcset", "action") if name in found]
+        self._inside = found.get("id") or tag if tag in ("script", "style") else None
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = None
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "samples":
+            self.data += data
+        elif self._inside is None:
+            self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_run(tmp_path_factory.mktemp("report") / "run")
+    write_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> Page:
+    return Page((run / "report.html").read_text(encoding="utf-8"))
+
+
+def small_run(folder: Path, **files: object) -> Page:
+    folder.mkdir()
+    for name, value in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(value), encoding="utf-8")
+    return Page(write_report(folder).read_text(encoding="utf-8"))
+
+
+def test_a_complete_run_has_every_section(page: Page) -> None:
+    assert page.sections == [
+        "summary", "attack-success", "outcomes", "interpreter", "helpfulness", "comparisons", "splits", "bottleneck",
+        "examples", "provenance",
+    ]  # fmt: skip
+    assert "Not in this report" not in page.text
+
+
+def test_the_page_loads_nothing_from_elsewhere(run: Path, page: Page) -> None:
+    assert all(address.startswith(("#", "data:")) for address in page.addresses)
+    html = (run / "report.html").read_text(encoding="utf-8")
+    style = html[html.index("<style>") : html.index("</style>")]
+    assert "url(" not in style and "@import" not in style
+    assert "default-src 'none'" in html
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_is_also_a_file_with_its_numbers(run: Path, name: str) -> None:
+    svg = ElementTree.parse(run / "figures" / f"{name}.svg").getroot()
+    assert svg.tag == "{http://www.w3.org/2000/svg}svg"
+    with (run / "figures" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows and None not in rows[0]
+
+
+def test_the_files_hold_the_numbers_of_the_run(run: Path) -> None:
+    with (run / "figures" / "asr_by_language.csv").open(encoding="utf-8", newline="") as file:
+        rows = {(row["system"], row["where"]): row for row in csv.DictReader(file)}
+    assert float(rows["base", "sw"]["value"]) == pytest.approx(0.62)
+    assert rows["base", "sw"]["n"] == "50"
+    assert len(rows) == 10 * len(SYSTEMS)
+    with (run / "figures" / "layer_curves.csv").open(encoding="utf-8", newline="") as file:
+        layers = list(csv.DictReader(file))
+    assert layers[0]["semantic"] == "" and float(layers[4]["difference"]) == pytest.approx(0.5)
+
+
+def test_the_same_run_gives_the_same_page(run: Path) -> None:
+    first = (run / "report.html").read_bytes()
+    write_report(run)
+    assert (run / "report.html").read_bytes() == first
+
+
+def test_markup_in_a_sample_stays_text(run: Path, page: Page) -> None:
+    html = (run / "report.html").read_text(encoding="utf-8")
+    assert "<script>document.title" not in html and "<img" not in html
+    assert len(page.scripts) == 2  # the data and the report's own
+    rows = json.loads(page.data)
+    assert SCRIPT in {row["prompt"] for row in rows} and SCRIPT in {row["reason"] for row in rows}
+    assert ARABIC in {row["prompt"] for row in rows}
+
+
+def test_markup_in_names_and_verdicts_is_escaped(tmp_path: Path) -> None:
+    values = metrics()
+    values["systems"][SCRIPT] = values["systems"].pop("surface-sft")
+    values["comparisons"][0]["verdict"] = SCRIPT
+    page = small_run(tmp_path / "run", metrics=values, bottleneck={**bottleneck(), "verdict": SCRIPT})
+    assert len(page.scripts) == 1
+    assert page.text.count("document.title = 'broken'") >= 3
+
+
+def test_the_data_block_cannot_be_left(page: Page, run: Path) -> None:
+    html = (run / "report.html").read_text(encoding="utf-8")
+    start = html.index('id="samples">') + len('id="samples">')
+    block = html[start : html.index("</script>", start)]
+    assert not set(block) & set("<>&\u2028\u2029")
+    assert json.loads(block) == json.loads(page.data)
+
+
+def test_harmful_texts_are_not_in_the_page_outside_the_data(run: Path) -> None:
+    html = (run / "report.html").read_text(encoding="utf-8")
+    start = html.index('id="samples">')
+    outside = html[:start] + html[html.index("</script>", start) :]
+    assert "open a lock" not in outside and "Harmful texts are hidden" in outside
+
+
+def test_seen_languages_stand_apart_from_unseen(page: Page) -> None:
+    assert re.search(r"Seen in training English en .* Korean ko .* Unseen Italian it", page.text)
+
+
+def test_heat_map_cells_tell_their_interval(run: Path) -> None:
+    html = (run / "report.html").read_text(encoding="utf-8")
+    assert re.search(
+        r'tabindex="0" class="cell middle"[^>]*data-told="Swahili, base: 62\.0\xa0% \(95\xa0% interval 48', html
+    )
+
+
+def test_a_run_without_seen_languages_says_so(tmp_path: Path) -> None:
+    page = small_run(tmp_path / "run", metrics=metrics())
+    assert "Neither the metrics nor the recipe say which languages were seen" in page.text
+    assert "Seen in training" not in page.text
+
+
+def test_a_search_alone_gives_a_report_on_the_search(tmp_path: Path) -> None:
+    page = small_run(tmp_path / "run", bottleneck=bottleneck())
+    assert page.sections == ["summary", "bottleneck"]
+    assert "No system has been evaluated yet." in page.text
+    for stage in (
+        "Interpreter: none",
+        "Paired comparisons: none",
+        "Harder splits: the run has none",
+        "Examples: the run",
+    ):
+        assert stage in page.text
+    assert {path.name for path in (tmp_path / "run" / "figures").iterdir()} == {"layer_curves.svg", "layer_curves.csv"}
+
+
+@pytest.mark.parametrize("missing", ["interpreter", "systems", "splits", "comparisons", "seconds"])
+def test_any_part_of_the_metrics_may_be_missing(tmp_path: Path, missing: str) -> None:
+    values = metrics()
+    del values[missing]
+    page = small_run(tmp_path / "run", metrics=values)
+    anchors = {"systems": "attack-success", "seconds": "provenance"}
+    assert anchors.get(missing, missing) not in page.sections
+
+
+def test_a_bottleneck_that_could_not_be_named_is_not_marked(tmp_path: Path) -> None:
+    verdict = "No interior bottleneck: the curve is flat."
+    page = small_run(tmp_path / "run", bottleneck={**bottleneck(), "layer": None, "verdict": verdict})
+    assert "No layer is marked" in page.text and verdict in page.text
+
+
+def test_rates_without_a_value_are_left_blank(tmp_path: Path) -> None:
+    nothing = {"value": None, "low": None, "high": None, "n": 0, "unscored": 50}
+    values = metrics()
+    for system in values["systems"].values():
+        system["languages"]["sw"]["asr"] = nothing
+        system["seen"]["helpful"] = nothing
+    page = small_run(tmp_path / "run", metrics=values)
+    assert "Swahili sw – – –" in page.text
+
+
+def test_plain_numbers_are_accepted_as_rates(tmp_path: Path) -> None:
+    interpreter = {"languages": {"sw": {"balanced_accuracy": 0.87, "tpr": 0.9}}, "unseen": {"balanced_accuracy": 0.87}}
+    page = small_run(tmp_path / "run", metrics={"interpreter": interpreter})
+    assert "87.0" in page.text and "interpreter" in page.sections
+
+
+def test_comparisons_are_told_from_the_main_system(tmp_path: Path) -> None:
+    values = metrics()
+    turned = comparison("surface-sft", "lasa", "unseen", "asr", 0.34, 0.28, 0.40, 1e-9)
+    page = small_run(tmp_path / "run", metrics={**values, "comparisons": [turned]})
+    assert "lasa − surface-sft attack success, unseen languages −34.0 −40.0 to −28.0" in page.text
+
+
+def test_layer_curves_can_be_drawn_alone(tmp_path: Path) -> None:
+    write_layer_curves(bottleneck(), tmp_path)
+    assert (tmp_path / "layer_curves.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in tmp_path.iterdir()} == {f"layer_curves.{kind}" for kind in ("svg", "png", "csv")}
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="nothing to report"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("metrics.json", "{", "metrics.json is damaged"),
+        ("metrics.json", "[]", "not a JSON object"),
+        ("metrics.json", '{"schema": 2}', "schema 2"),
+        ("recipe.yaml", "a: [", "recipe.yaml is damaged"),
+        ("samples/base.jsonl", '\n{"split": "x"}\n', "base.jsonl, row 2 is not a sample"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: str, told: str) -> None:
+    run = write_run(tmp_path / "run")
+    (run / name).write_text(content, encoding="utf-8")
+    with pytest.raises(ArtifactError, match=told):
+        write_report(run)
+    assert not (run / "report.html").exists()
