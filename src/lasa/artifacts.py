@@ -111,13 +111,24 @@ def model_fingerprint(model: "nn.Module") -> str:
 
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        flat = tensor.detach().reshape(-1)
+        flat = (_offloaded(model, name) if tensor.is_meta else tensor).detach().reshape(-1)
         stride = max(1, flat.numel() // 64)
         sample = torch.cat([flat[:64], flat[-64:], flat[::stride][:64]])
         sample = sample.view(torch.uint8) if sample.dtype.itemsize == 1 else sample.float()
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(sample.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _offloaded(model: "nn.Module", name: str) -> "Tensor":
+    """A weight that accelerate keeps off the device until it is used."""
+    from accelerate.utils import align_module_device
+
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    with align_module_device(module):
+        weight: Tensor = getattr(module, leaf).clone()
+    return weight
 
 
 def provenance(**facts: Any) -> dict[str, Any]:

@@ -28,11 +28,15 @@ class Policy:
         harmful: Action for prompts at or above the threshold.
         controversial: Action for prompts in the controversial band, if the interpreter has one.
         condition: The conditional text.
+        reread_every: Score an answer again after every so many of its tokens, and replace it by a refusal once it
+            is at or above the threshold; 0 never does. Answers that are conditioned already are left alone, and
+            so are all where `harmful` is `log` or `off`.
     """
 
     harmful: Action = "condition"
     controversial: Action = "condition"
     condition: str = DEFAULT_CONDITION
+    reread_every: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,22 @@ def condition_ids(tokenizer: Any, text: str = DEFAULT_CONDITION) -> list[int]:
         raise RecipeError(f"The condition {text!r} must be a text without white space at its ends.")
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
+
+
+def place_condition(
+    prompt_ids: Sequence[int], condition: Sequence[int], thinking_tail: Sequence[int] = ()
+) -> list[int]:
+    """A rendered prompt with the condition in place, as the model is trained and run.
+
+    Args:
+        prompt_ids: The rendered prompt.
+        condition: Token ids of the condition.
+        thinking_tail: `rendering.thinking_tail`: where the template opens a block of reasoning, the condition goes
+            before the block and again into it.
+    """
+    if not thinking_tail:
+        return [*prompt_ids, *condition]
+    return [*prompt_ids[: -len(thinking_tail)], *condition, *thinking_tail, *condition]
 
 
 def completion_ids(tokenizer: Any, text: str, turn_end: Sequence[int]) -> list[int]:

@@ -2,19 +2,26 @@
 
 Forced tokens are how the guard's condition and a caller's prefill enter a row: they are decoded like any other
 token, on the same KV cache, and do not count against the length of the answer. Everything else (sampling, cache,
-sliding windows, streaming) is `model.generate`.
+sliding windows, streaming) is `model.generate`. What a model folder adds on its own (beams, repetition penalties) is
+off, so that an answer depends on the settings alone.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from lasa.detokenization import GrowingText, cut_at_stop
 from lasa.layers import input_device
 from lasa.rendering import turn_end_ids
+
+FinishReason = Literal["stop", "length", "content_filter"]
+"""`stop` at a terminator or stop text, `length` at the limit, `content_filter` where the guard ended the answer."""
 
 
 @dataclass(frozen=True)
@@ -48,26 +55,86 @@ class Generated:
 
     token_ids: list[int]
     text: str
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
 
 
-class RowPlan:
-    """Per row: the tokens it begins with, and how many of its own may follow. Filled once the prompt was read.
+class RowState:
+    """One row while it is decoded: the tokens it must still take, its own tokens, and whether it has ended.
 
     Args:
-        plan: Called at the first decoding step; returns one `(forced token ids, answer limit)` per row.
+        tokenizer: Turns its tokens into text.
+        ends: Token ids that end an answer.
+        limit: Number of own tokens after which it ends.
+        stop: Texts that end an answer.
+        forced: Token ids it begins with.
+        inserted: Token ids to force right after the row's first own occurrence of one of `insert_after`.
+        insert_after: Token id sequences.
+        keep_text: Keep `text` up to date without stop texts, for streaming.
     """
 
-    def __init__(self, plan: Callable[[], list[tuple[list[int], int]]]) -> None:
-        self._plan = plan
-        self._rows: list[tuple[list[int], int]] | None = None
+    def __init__(
+        self,
+        tokenizer: Any,
+        ends: Sequence[int],
+        limit: int,
+        stop: Sequence[str] = (),
+        forced: Sequence[int] = (),
+        *,
+        inserted: Sequence[int] = (),
+        insert_after: Sequence[Sequence[int]] = (),
+        keep_text: bool = False,
+    ) -> None:
+        self.token_ids: list[int] = []
+        self.finish_reason: FinishReason | None = "length" if limit < 1 else None
+        self.text = ""
+        self._tokenizer, self._ends, self._limit, self._stop = tokenizer, frozenset(ends), limit, tuple(stop)
+        self._forced = deque(forced)
+        self._inserted, self._insert_after = list(inserted), [list(one) for one in insert_after]
+        self._growing = GrowingText(tokenizer) if stop or keep_text else None
 
     @property
-    def rows(self) -> list[tuple[list[int], int]]:
-        """The plan, made on first use."""
-        if self._rows is None:
-            self._rows = self._plan()
-        return self._rows
+    def next_forced(self) -> int | None:
+        """The token that must come next, if one must."""
+        return self._forced[0] if self._forced and not self.finish_reason else None
+
+    def accept(self, token: int) -> bool:
+        """Take the next token; whether it became part of the answer."""
+        if self.finish_reason:
+            return False
+        if self._forced:
+            self._forced.popleft()
+            return False
+        if token in self._ends:
+            self.finish("stop")
+            return False
+        self.token_ids.append(token)
+        if self._inserted and any(self.token_ids[-len(one) :] == one for one in self._insert_after):
+            self._forced.extend(self._inserted)
+            self._inserted = []
+        if self._growing:
+            self.text += self._growing.add(token)
+            if cut_at_stop(self.text, self._stop) is not None:
+                self.finish("stop")
+        if len(self.token_ids) >= self._limit:
+            self.finish("length")
+        return True
+
+    def finish(self, reason: FinishReason) -> None:
+        """End the row, unless it has ended."""
+        if self.finish_reason is None:
+            self.finish_reason = reason
+            if self._growing:
+                self.text += self._growing.rest()
+                cut = cut_at_stop(self.text, self._stop)
+                self.text = self.text if cut is None else cut
+
+    def generated(self) -> Generated:
+        """The outcome."""
+        text = self._tokenizer.decode(self.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        cut = cut_at_stop(text, self._stop)
+        if cut is not None and self.finish_reason != "content_filter":
+            return Generated(self.token_ids, cut, "stop")
+        return Generated(self.token_ids, text, self.finish_reason or "length")
 
 
 def generate(
@@ -75,7 +142,7 @@ def generate(
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
     settings: GenerationSettings,
-    plan: RowPlan | None = None,
+    open_rows: Callable[[], Sequence[RowState]] | None = None,
     longest_forced: int = 0,
     streamer: Any = None,
 ) -> list[Generated]:
@@ -86,43 +153,36 @@ def generate(
         tokenizer: Its tokenizer.
         prompts: Rendered prompts as token ids.
         settings: Length, sampling, stop texts.
-        plan: Forced tokens and limits per row; without it rows are free.
+        open_rows: Called once, after the prefill; gives the rows with what they are forced to begin with. Without it
+            rows are free.
         longest_forced: An upper bound of the number of forced tokens of any row.
         streamer: A transformers streamer; it also sees the forced tokens.
     """
-    if settings.max_new_tokens < 1:
+    if not prompts:
+        return []
+    if settings.max_new_tokens < 1 and open_rows is None:
         return [Generated([], "", "length") for _ in prompts]
-    plan = plan or RowPlan(lambda: [([], settings.max_new_tokens)] * len(prompts))
     ends = terminators(model, tokenizer)
+    if open_rows is None:
+
+        def open_rows() -> Sequence[RowState]:
+            return [RowState(tokenizer, ends, settings.max_new_tokens, settings.stop) for _ in prompts]
+
+    rows = _Rows(open_rows)
     input_ids, mask = left_pad(prompts, ends[0])
-    device, width = input_device(model), input_ids.shape[1]
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
-    config = GenerationConfig(
-        max_new_tokens=settings.max_new_tokens + longest_forced,
-        do_sample=settings.temperature > 0,
-        temperature=settings.temperature if settings.temperature > 0 else None,
-        top_p=settings.top_p if settings.temperature > 0 else None,
-        top_k=0 if settings.temperature > 0 else None,
-        eos_token_id=ends,
-        pad_token_id=pad,
-    )
-    limits = _RowLimits(plan, width, tokenizer, settings.stop)
+    device = input_device(model)
     if settings.seed is not None:
         torch.manual_seed(settings.seed)
     with torch.inference_mode():
-        output = model.generate(  # type: ignore[operator]
+        model.generate(  # type: ignore[operator]
             input_ids=input_ids.to(device),
             attention_mask=mask.to(device),
-            generation_config=config,
-            logits_processor=LogitsProcessorList([_ForcedTokens(plan, width)]),
-            stopping_criteria=StoppingCriteriaList([limits]),
+            generation_config=_generation_config(tokenizer, ends, settings, longest_forced),
+            logits_processor=LogitsProcessorList([_ForcedTokens(rows)]),
+            stopping_criteria=StoppingCriteriaList([_RowEnds(rows)]),
             streamer=streamer,
         )
-    rows = output[:, width:].tolist()
-    return [
-        _answer(tokenizer, row, len(forced), limit, ends, settings.stop)
-        for row, (forced, limit) in zip(rows, plan.rows, strict=True)
-    ]
+    return [row.generated() for row in rows.states]
 
 
 def terminators(model: nn.Module, tokenizer: Any) -> list[int]:
@@ -142,48 +202,60 @@ def left_pad(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor
     return ids, mask
 
 
-class _ForcedTokens(LogitsProcessor):  # type: ignore[misc]
-    """Allows only the planned token while a row is at its forced beginning."""
+def _generation_config(
+    tokenizer: Any, ends: Sequence[int], settings: GenerationSettings, longest_forced: int
+) -> GenerationConfig:
+    sampling = settings.temperature > 0
+    return GenerationConfig(
+        max_new_tokens=max(settings.max_new_tokens, 1) + longest_forced,
+        do_sample=sampling,
+        temperature=settings.temperature if sampling else None,
+        top_p=settings.top_p if sampling else None,
+        top_k=0 if sampling else None,
+        min_p=0.0 if sampling else None,
+        typical_p=1.0 if sampling else None,
+        num_beams=1,
+        num_return_sequences=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        use_cache=True,
+        eos_token_id=list(ends),
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0],
+    )
 
-    def __init__(self, plan: RowPlan, width: int) -> None:
-        self.plan, self.width = plan, width
+
+class _Rows:
+    """The rows of a batch, opened on first use: at the first decoding step, when the prompt has been read."""
+
+    def __init__(self, open_rows: Callable[[], Sequence[RowState]]) -> None:
+        self._open_rows = open_rows
+
+    @cached_property
+    def states(self) -> Sequence[RowState]:
+        return self._open_rows()
+
+
+class _ForcedTokens(LogitsProcessor):  # type: ignore[misc]
+    """Allows only the forced token while a row has one coming."""
+
+    def __init__(self, rows: _Rows) -> None:
+        self.rows = rows
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        step = input_ids.shape[1] - self.width
-        for row, (forced, _) in enumerate(self.plan.rows):
-            if step < len(forced):
+        for row, state in enumerate(self.rows.states):
+            if (token := state.next_forced) is not None:
                 scores[row] = -torch.inf
-                scores[row, forced[step]] = 0.0
+                scores[row, token] = 0.0
         return scores
 
 
-class _RowLimits(StoppingCriteria):  # type: ignore[misc]
-    """Ends each row after its own number of answer tokens, or at a stop text inside the answer."""
+class _RowEnds(StoppingCriteria):  # type: ignore[misc]
+    """Hands every row its next token and ends the rows that are through."""
 
-    def __init__(self, plan: RowPlan, width: int, tokenizer: Any, stop: Sequence[str]) -> None:
-        self.plan, self.width, self.tokenizer, self.stop = plan, width, tokenizer, stop
+    def __init__(self, rows: _Rows) -> None:
+        self.rows = rows
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        count = input_ids.shape[1] - self.width
-        done = [count >= len(forced) + limit for forced, limit in self.plan.rows]
-        if self.stop:
-            for row, (forced, _) in enumerate(self.plan.rows):
-                if not done[row] and count > len(forced):
-                    text = self.tokenizer.decode(input_ids[row, self.width + len(forced) :], skip_special_tokens=True)
-                    done[row] = any(stop in text for stop in self.stop)
-        return torch.tensor(done, device=input_ids.device)
-
-
-def _answer(
-    tokenizer: Any, row: list[int], forced: int, limit: int, ends: Sequence[int], stop: Sequence[str]
-) -> Generated:
-    tokens, reason = row[forced : forced + limit], "length"
-    for position, token in enumerate(tokens):
-        if token in ends:
-            tokens, reason = tokens[:position], "stop"
-            break
-    text = tokenizer.decode(tokens, skip_special_tokens=True)
-    cuts = [text.index(s) for s in stop if s in text]
-    if cuts:
-        text, reason = text[: min(cuts)], "stop"
-    return Generated(tokens, text, reason)  # type: ignore[arg-type]
+        for state, token in zip(self.rows.states, input_ids[:, -1].tolist(), strict=True):
+            state.accept(token)
+        return torch.tensor([state.finish_reason is not None for state in self.rows.states], device=input_ids.device)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from lasa.artifacts import file_hash, model_fingerprint, read_json, read_tensors, write_json, write_tensors
@@ -22,10 +23,11 @@ from lasa.prompts import Prompt
 from lasa.rendering import Rendered, check_tokenizer, render, template_fingerprint
 
 Position = Literal["last", "last_user", "mean_user"]
-"""`last`: last token of the rendered prompt; `last_user`, `mean_user`: last token of, mean over, the last user message."""
+"""Last token of the rendered prompt; last token of the last user message; mean over the last user message."""
 
 DEFAULT_TOKEN_BUDGET = 8192
-SHARD_ROWS = 4096
+SHARD_ROWS = 1024
+"""Prompts whose states are held in memory at a time; lengths are sorted within as many."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,10 @@ def pool_tokens(states: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
     Returns:
         `[batch, H]`; for ranges of one token exactly that token's state.
     """
-    rows = torch.arange(len(ranges), device=states.device)
     starts = torch.tensor([start for start, _ in ranges], device=states.device)
+    if all(end - start == 1 for start, end in ranges):
+        return states[torch.arange(len(ranges), device=states.device), starts]
     ends = torch.tensor([end for _, end in ranges], device=states.device)
-    if bool((ends - starts == 1).all()):
-        return states[rows, starts]
     times = torch.arange(states.shape[1], device=states.device)
     inside = (times >= starts[:, None]) & (times < ends[:, None])
     total = torch.einsum("bt,bth->bh", inside.float(), states.float())
@@ -198,9 +199,13 @@ class StoredStates:
             yield read_tensors(self.folder / shard["file"])["states"]
 
     def layer(self, layer: int) -> Tensor:
-        """All rows of one layer, `[rows, H]` float32."""
+        """All rows of one layer, `[rows, H]` float32; the other layers stay on disk."""
         index = self.layers.index(layer)
-        return torch.cat([shard[:, index].float() for shard in self.shards()])
+        parts = []
+        for shard in self.manifest["shards"]:
+            with safe_open(self.folder / shard["file"], "pt") as file:
+                parts.append(file.get_slice("states")[:, index].float())
+        return torch.cat(parts)
 
     def all(self) -> Tensor:
         """All rows and layers, `[rows, layers, H]` float32."""
@@ -276,10 +281,10 @@ def _read_one_batch(
     found: dict[int, Tensor] = {}
 
     def keep(layer: int, states: Tensor) -> None:
-        found[layer] = pool_tokens(states, ranges).to("cpu")
+        found[layer] = pool_tokens(states, ranges).to(device)
 
     forward_to_layers(model, layers, keep, input_ids=ids.to(device), attention_mask=mask.to(device))
-    return torch.stack([found[layer] for layer in layers], dim=1)
+    return torch.stack([found[layer] for layer in layers], dim=1).cpu()
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
@@ -295,14 +300,21 @@ def _prompts_fingerprint(prompts: Sequence[Prompt]) -> str:
 
 
 def check_readable(model: nn.Module) -> None:
-    """Fail early, with a reason, if the model's layers cannot be observed.
+    """Fail early, with a reason, if the model's layers cannot be observed or a token's state depends on later tokens.
 
     Raises:
-        ModelError: Its decoder blocks cannot be found or are not run as modules.
+        ModelError: Its decoder blocks cannot be found or are not run as modules, or its attention is not causal.
     """
-    seen: list[int] = []
-    ids = torch.zeros(1, 2, dtype=torch.long, device=input_device(model))
+    seen: list[Tensor] = []
+    ids = torch.tensor([[0, 0], [0, 1]], device=input_device(model))
     with torch.inference_mode():
-        forward_to_layers(model, [1], lambda layer, _: seen.append(layer), input_ids=ids)
-    if seen != [1]:
+        forward_to_layers(model, [1], lambda _, states: seen.append(states), input_ids=ids)
+    if len(seen) != 1:
         raise ModelError(f"{type(model).__name__}: layer 1 was observed {len(seen)} times in one forward pass.")
+    first, second = seen[0][:, 0].float()
+    rounding = 32 * torch.finfo(seen[0].dtype).eps * first.abs().max()
+    if (first - second).abs().max() > rounding:
+        raise ModelError(
+            f"{type(model).__name__}: the state of a token depends on the tokens after it, so this is not a causal "
+            "language model. lasa needs a decoder-only model that generates text."
+        )

@@ -4,23 +4,40 @@
 prompt is harmful is `sigmoid(z / T)` with the temperature T fitted on development data (LASA, section 4).
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from huggingface_hub import ModelHubMixin
+from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from lasa.artifacts import file_hash, model_fingerprint, read_json, read_tensors, write_json, write_tensors, write_text
+from lasa.artifacts import (
+    file_hash,
+    fingerprint,
+    model_fingerprint,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+    write_text,
+)
 from lasa.errors import ArtifactError, RecipeError
-from lasa.hidden_states import Position, ReadPoint
+from lasa.hidden_states import ReadPoint
 from lasa.layers import check_layer, hidden_size
 from lasa.rendering import template_fingerprint
 
 PARAMETER_SHARE = 0.002
 """The paper's bound on the probe's size: 0.2 % of the base model's parameters."""
+
+SCHEMA = 1
+
+
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -32,6 +49,7 @@ class InterpreterConfig:
         width: H, the width of the hidden state.
         hidden: Width of the hidden layer; 0 makes a linear probe.
         dropout: Dropout while training.
+        norm: Where the LayerNorm stands: before the first linear map, or (in the authors' checkpoints) after it.
         temperature: T, divides the logit.
         threshold: Probability from which a prompt counts as harmful.
         language_thresholds: Thresholds that replace it for single languages.
@@ -47,15 +65,16 @@ class InterpreterConfig:
     """
 
     read_point: ReadPoint
-    width: int
-    hidden: int
-    dropout: float = 0.2
-    temperature: float = 1.0
-    threshold: float = 0.5
-    language_thresholds: dict[str, float] = field(default_factory=dict)
-    controversial: float | None = None
-    parameters: int = 0
-    parameter_share: float = 0.0
+    width: Annotated[int, Field(ge=1)]
+    hidden: Annotated[int, Field(ge=0)]
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    norm: Literal["input", "hidden"] = "input"
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    threshold: Probability = 0.5
+    language_thresholds: dict[str, Probability] = field(default_factory=dict)
+    controversial: Probability | None = None
+    parameters: Annotated[int, Field(ge=0)] = 0
+    parameter_share: Annotated[float, Field(ge=0)] = 0.0
     base_model: str = ""
     base_fingerprint: str = ""
     languages: tuple[str, ...] = ()
@@ -68,16 +87,20 @@ class InterpreterConfig:
         """The inverse of `dataclasses.asdict` for a config read from JSON.
 
         Raises:
-            ArtifactError: A field is missing or unknown.
+            ArtifactError: A field is missing, unknown or out of bounds; the message names it.
         """
-        try:
-            known = {f.name for f in fields(InterpreterConfig)}
-            rest = {k: v for k, v in value.items() if k in known and k not in ("read_point", "languages")}
-            return InterpreterConfig(
-                read_point=ReadPoint(**value["read_point"]), languages=tuple(value.get("languages", ())), **rest
+        unknown = sorted(set(value) - {f.name for f in fields(InterpreterConfig)})
+        if unknown:
+            raise ArtifactError(
+                f"The interpreter's config.json has the unknown field {unknown[0]!r}; it was written by another "
+                "version of lasa, or by hand. Use that version, or train the interpreter again."
             )
-        except (KeyError, TypeError) as error:
-            raise ArtifactError(f"The interpreter's config.json does not have the expected fields: {error}.") from error
+        try:
+            return TypeAdapter(InterpreterConfig).validate_python(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ArtifactError(f"The interpreter's config.json is wrong at {where!r}: {first['msg']}.") from error
 
 
 class SafetySemanticInterpreter(nn.Module, ModelHubMixin):
@@ -86,7 +109,7 @@ class SafetySemanticInterpreter(nn.Module, ModelHubMixin):
     def __init__(self, config: InterpreterConfig) -> None:
         nn.Module.__init__(self)
         self.config = config
-        self.norm = nn.LayerNorm(config.width)
+        self.norm = nn.LayerNorm(config.width if config.norm == "input" else config.hidden)
         if config.hidden:
             self.hidden: nn.Module = nn.Linear(config.width, config.hidden)
             self.drop = nn.Dropout(config.dropout)
@@ -96,9 +119,14 @@ class SafetySemanticInterpreter(nn.Module, ModelHubMixin):
 
     def forward(self, states: Tensor) -> Tensor:
         """Logit z of each hidden state: `[..., H]` -> `[...]`, in float32."""
-        x = self.norm(states.float())
+        x = states.float()
+        if self.config.norm == "input":
+            x = self.norm(x)
         if self.config.hidden:
-            x = self.drop(nn.functional.gelu(self.hidden(x)))
+            x = self.hidden(x)
+            if self.config.norm == "hidden":
+                x = self.norm(x)
+            x = self.drop(nn.functional.gelu(x))
         return self.out(x).squeeze(-1)  # type: ignore[no-any-return]
 
     @torch.no_grad()
@@ -144,18 +172,35 @@ class SafetySemanticInterpreter(nn.Module, ModelHubMixin):
 
         folder = Path(save_directory)
         write_tensors(folder / "model.safetensors", {name: p.detach() for name, p in self.state_dict().items()})
-        config = {**asdict(self.config), "schema": 1, "weights_sha256": file_hash(folder / "model.safetensors")}
-        write_json(folder / "config.json", config)
+        config = {
+            "schema": SCHEMA,
+            **asdict(self.config),
+            "weights_sha256": file_hash(folder / "model.safetensors"),
+        }
+        write_json(folder / "config.json", {**config, "fingerprint": _config_fingerprint(config)})
         write_text(folder / "README.md", interpreter_card(config))
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, **kwargs: Any) -> "SafetySemanticInterpreter":
-        folder = Path(model_id)
-        if not folder.is_dir():
-            from huggingface_hub import snapshot_download
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: Any) -> "SafetySemanticInterpreter":
+        """Load an interpreter from a folder or from the Hugging Face Hub, verifying every file.
 
-            hub = {name: kwargs.get(name) for name in ("revision", "cache_dir", "token", "local_files_only")}
-            folder = Path(snapshot_download(model_id, allow_patterns=["config.json", "model.safetensors"], **hub))
+        Args:
+            pretrained_model_name_or_path: Folder, or id of a Hub repository.
+            hub: Arguments of `huggingface_hub.snapshot_download` (`revision`, `token`, `cache_dir`, ...).
+
+        Raises:
+            ArtifactError: There is no such folder or repository, or its files are not those of an interpreter.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if not folder.is_dir():
+            name = str(pretrained_model_name_or_path)
+            try:
+                folder = Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors"], **hub))
+            except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+                reason = str(error).splitlines()[0]
+                raise ArtifactError(
+                    f"{name} is neither a folder nor an interpreter on the Hugging Face Hub: {reason}"
+                ) from error
         return load_interpreter(folder)
 
 
@@ -165,12 +210,22 @@ def load_interpreter(folder: Path) -> SafetySemanticInterpreter:
     Raises:
         ArtifactError: A file is missing, truncated, altered, or does not match the config.
     """
-    stored = read_json(folder / "config.json")
-    if not isinstance(stored, dict) or "read_point" not in stored:
-        raise ArtifactError(f"{folder / 'config.json'} is not the config of an interpreter.")
+    path = folder / "config.json"
+    stored = read_json(path)
+    if not isinstance(stored, dict) or not {"schema", "read_point", "weights_sha256", "fingerprint"} <= set(stored):
+        raise ArtifactError(f"{path} is not the config of an interpreter.")
+    if stored.pop("schema") != SCHEMA:
+        raise ArtifactError(f"{path} was written by another version of lasa. Use that version, or train again.")
+    recorded = stored.pop("fingerprint")
+    if recorded != _config_fingerprint({"schema": SCHEMA, **stored}):
+        raise ArtifactError(
+            f"{path} was altered after it was written. Restore it; to change a threshold, change it on the loaded "
+            "interpreter and save that."
+        )
+    weights_hash = stored.pop("weights_sha256")
     config = InterpreterConfig.from_json(stored)
     weights = read_tensors(folder / "model.safetensors")
-    if file_hash(folder / "model.safetensors") != stored.get("weights_sha256"):
+    if file_hash(folder / "model.safetensors") != weights_hash:
         raise ArtifactError(
             f"{folder / 'model.safetensors'} does not match its config (altered, or from another interpreter). "
             "Restore the folder, or train the interpreter again."
@@ -180,58 +235,6 @@ def load_interpreter(folder: Path) -> SafetySemanticInterpreter:
         interpreter.load_state_dict(weights)
     except RuntimeError as error:
         raise ArtifactError(f"{folder}: the weights do not have the shapes that config.json states: {error}") from error
-    return interpreter.eval()
-
-
-def import_official(
-    folder: Path, *, layer: int, position: Position, template: str, base_model: str = "", base_fingerprint: str = ""
-) -> SafetySemanticInterpreter:
-    """Import a checkpoint of the authors' code: `checkpoint.pt` with a stack `mlp.0` .. `mlp.4`, and `config.json`.
-
-    Their stack is Linear, GELU, LayerNorm or Dropout, Linear; only the two linear maps and a LayerNorm carry weights.
-
-    Args:
-        folder: Holds `checkpoint.pt` and `config.json`.
-        layer: The layer in lasa's convention (`output_hidden_states` index). Their training read
-            `hidden_states[k]`, their inference `hidden_states[k + 1]`: say which one is meant.
-        position: Token position to read.
-        template: Rendering fingerprint to read with.
-        base_model: Name of the base model.
-        base_fingerprint: Fingerprint of the base model.
-
-    Raises:
-        ArtifactError: The checkpoint is not one of that shape.
-    """
-    path = folder / "checkpoint.pt"
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ArtifactError(f"{path} is missing; an official LASA interpreter has checkpoint.pt and config.json.") from None
-    except Exception as error:
-        raise ArtifactError(f"{path} cannot be read as plain weights: {error}") from error
-    weights = stored.get("model_state_dict", stored.get("state_dict", stored)) if isinstance(stored, dict) else {}
-    linear = sorted(k for k, v in weights.items() if k.endswith(".weight") and getattr(v, "ndim", 0) == 2)
-    norms = [k for k, v in weights.items() if k.endswith(".weight") and getattr(v, "ndim", 0) == 1]
-    if len(linear) != 2 or len(norms) > 1 or weights[linear[1]].shape[0] != 1:
-        raise ArtifactError(f"{path}: expected one hidden layer and one logit (mlp.0 .. mlp.4), found {sorted(weights)}.")
-    hidden, width = weights[linear[0]].shape
-    if norms and weights[norms[0]].shape[0] != width:
-        raise ArtifactError(
-            f"{path}: its LayerNorm is {weights[norms[0]].shape[0]} wide and follows the hidden layer; "
-            f"lasa's interpreter normalises its input ({width} wide). Train an interpreter instead."
-        )
-    read_point = ReadPoint(layer, position, template)
-    config = InterpreterConfig(read_point, int(width), int(hidden), base_model=base_model, base_fingerprint=base_fingerprint)
-    interpreter = SafetySemanticInterpreter(replace(config, parameters=sum(int(v.numel()) for v in weights.values())))
-    state = {
-        "hidden.weight": weights[linear[0]],
-        "hidden.bias": weights[linear[0].replace("weight", "bias")],
-        "out.weight": weights[linear[1]],
-        "out.bias": weights[linear[1].replace("weight", "bias")],
-        "norm.weight": weights[norms[0]] if norms else torch.ones(width),
-        "norm.bias": weights[norms[0].replace("weight", "bias")] if norms else torch.zeros(width),
-    }
-    interpreter.load_state_dict({name: value.float() for name, value in state.items()})
     return interpreter.eval()
 
 
@@ -253,5 +256,10 @@ def hidden_width(kind: Literal["mlp", "linear"], width: int, base_parameters: in
 
 
 def thresholds_for(config: InterpreterConfig, languages: Sequence[str]) -> Tensor:
-    """The threshold of each prompt by its language, `[prompts]`."""
-    return torch.tensor([config.language_thresholds.get(code, config.threshold) for code in languages])
+    """The threshold of each prompt by its language, `[prompts]` float64."""
+    thresholds = [config.language_thresholds.get(code, config.threshold) for code in languages]
+    return torch.tensor(thresholds, dtype=torch.float64)
+
+
+def _config_fingerprint(config: dict[str, Any]) -> str:
+    return fingerprint(json.loads(json.dumps({k: v for k, v in config.items() if k != "fingerprint"})))

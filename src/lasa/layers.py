@@ -29,7 +29,8 @@ def decoder_blocks(model: nn.Module) -> nn.ModuleList:
         ModelError: No module list, or more than one, has as many entries as the configuration has hidden layers.
     """
     depth = num_layers(model)
-    decoder = model.get_decoder() if callable(getattr(model, "get_decoder", None)) else model
+    get_decoder: Any = getattr(model, "get_decoder", None)
+    decoder = get_decoder() if callable(get_decoder) else model
     root = decoder if isinstance(decoder, nn.Module) else model
     found = [
         (name, module)
@@ -75,9 +76,7 @@ def check_layer(model: nn.Module, layer: int) -> int:
 
 
 @contextmanager
-def observe_layers(
-    model: nn.Module, layers: Sequence[int], observer: Callable[[int, Tensor], None]
-) -> Iterator[None]:
+def observe_layers(model: nn.Module, layers: Sequence[int], observer: Callable[[int, Tensor], None]) -> Iterator[None]:
     """Call `observer(layer, hidden_states)` with `[batch, time, H]` whenever a layer is computed.
 
     The hooks are removed whatever happens in the body.

@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from lasa.errors import ModelError
-from lasa.layers import decoder_blocks
+from lasa.hidden_states import check_readable
 from lasa.rendering import check_tokenizer
 
 SHIPPED = {"embedded": "planted"}
@@ -91,7 +91,7 @@ def load_model(
             raise ModelError(f"The model cannot be moved to the device {device!r}: {error}. Try `auto`.") from error
     check_tokenizer(tokenizer)
     tokenizer.padding_side = "left"
-    decoder_blocks(model)
+    check_readable(model)
     return model.eval(), tokenizer
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 _console: "Console | None" = None
 
@@ -22,8 +23,8 @@ def show_progress() -> None:
     _console = Console(stderr=True)
 
 
-def say(message: str) -> None:
-    """Tell the person something that happened (nothing is printed in a library)."""
+def say(message: "str | Table") -> None:
+    """Tell the person something that happened, or show a table (nothing is printed in a library)."""
     if _console is not None:
         _console.print(message, highlight=False)
 

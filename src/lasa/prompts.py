@@ -69,11 +69,12 @@ class Columns:
     Attributes:
         prompt: Column with the prompt in a long table (one row per prompt).
         language: Column with the language code in a long table.
-        query_id: Column that identifies the meaning; row numbers are used where the file has none.
+        query_id: Column that identifies the meaning (or `query_id`); row numbers are used where the file has neither.
         harmful: Column with 0/1, true/false, harmful/benign or safe/unsafe.
         source: Column naming the row's origin.
         category: Column with the source's category.
-        languages: Columns of a wide table (one column per language); found by their names when empty.
+        languages: Columns of a wide table (one column per language); found by their names when empty. A column named
+            `id` holds identifiers, not Indonesian, unless it is declared here.
     """
 
     prompt: str = "prompt"
@@ -117,7 +118,8 @@ def read_prompts(
     names = list(rows[0])
     if columns.prompt in names or "messages" in names:
         return _long_table(path, rows, columns, harmful, language)
-    wide = columns.languages or tuple(name for name in names if isinstance(name, str) and _is_language(name))
+    ids = _query_id_column(names, columns)
+    wide = columns.languages or tuple(n for n in names if isinstance(n, str) and n != ids and _is_language(n))
     for name in wide:
         if name not in names:
             raise DataError(f"{path}: no column {name!r}. The file has: {_listed(names)}.")
@@ -202,7 +204,7 @@ def _long_table(
     path: Path, rows: list[dict[str, Any]], columns: Columns, harmful: bool | None, language: str | None
 ) -> list[Prompt]:
     prompts = []
-    ids = next((name for name in (columns.query_id, "query_id") if name in rows[0]), None)
+    ids = _query_id_column(list(rows[0]), columns)
     if columns.language not in rows[0] and language is None:
         raise DataError(
             f"{path}: no column {columns.language!r} for the language. The file has: {_listed(list(rows[0]))}. "
@@ -215,7 +217,7 @@ def _long_table(
         code = row.get(columns.language, language)
         prompts.append(
             Prompt(
-                query_id=str(row[ids]) if ids and row.get(ids) is not None else str(number - 1),
+                query_id=_query_id(row, ids, number),
                 language=_language(where, columns.language, code),
                 messages=messages,
                 harmful=_label(where, columns.harmful, row.get(columns.harmful), harmful),
@@ -231,6 +233,7 @@ def _wide_table(
     path: Path, rows: list[dict[str, Any]], columns: Columns, wide: tuple[str, ...], harmful: bool | None
 ) -> list[Prompt]:
     prompts = []
+    ids = _query_id_column([name for name in rows[0] if name not in wide], columns)
     for number, row in enumerate(rows, 1):
         where = f"{path}: row {number}"
         cells = {name: row.get(name) for name in wide}
@@ -243,7 +246,7 @@ def _wide_table(
                 raise DataError(f"{where}, column {name!r}: the prompt is empty. Fill the cell in or leave it blank.")
             prompts.append(
                 user_prompt(
-                    str(row.get(columns.query_id, number - 1)),
+                    _query_id(row, ids, number),
                     _language(where, name, name),
                     cell.strip(),
                     harmful=_label(where, columns.harmful, row.get(columns.harmful), harmful),
@@ -252,6 +255,14 @@ def _wide_table(
                 )
             )
     return prompts
+
+
+def _query_id_column(names: Sequence[str], columns: Columns) -> str | None:
+    return next((name for name in (columns.query_id, "query_id") if name in names), None)
+
+
+def _query_id(row: dict[str, Any], column: str | None, number: int) -> str:
+    return str(row[column]) if column and row.get(column) is not None else str(number - 1)
 
 
 def _messages(where: str, column: str, cell: object) -> tuple[Message, ...]:
@@ -307,7 +318,7 @@ def _read_delimited(path: Path, delimiter: str) -> list[dict[str, Any]]:
     csv.field_size_limit(10_000_000)
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter=delimiter)
-        rows = []
+        rows: list[dict[str, Any]] = []
         for row in reader:
             if None in row:
                 raise DataError(f"{path}: row {len(rows) + 1} has more cells than the header has columns.")

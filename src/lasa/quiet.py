@@ -6,7 +6,10 @@ import warnings
 
 
 def quiet_libraries() -> None:
-    """Silence progress bars (call it before they are imported), notices and deprecation warnings of transformers, datasets and TRL."""
+    """Silence transformers, datasets and TRL: progress bars, notices, deprecation warnings.
+
+    Call it before they are imported: progress bars look at the environment only then.
+    """
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

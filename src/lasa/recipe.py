@@ -1,12 +1,13 @@
 """The recipe: every setting of a run, with its unit, default and bound. YAML, read by a safe loader."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lasa.errors import RecipeError
+from lasa.evaluation.perturbations import Perturbation
 from lasa.languages import canonical_language
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -42,6 +43,10 @@ class InterpreterSection(_Section):
         default_factory=list, description="Sources for early stopping and thresholds; empty splits off a share"
     )
     development_share: Fraction = 0.2
+    calibration: list[str] = Field(
+        default_factory=list,
+        description="Sources of more benign prompts for thresholds, in any language; never trained on",
+    )
     kind: Literal["mlp", "linear"] = "mlp"
     hidden: int = Field(256, ge=1, le=8192, description="Hidden units, at most; never over 0.2 % of the base model")
     noise: float = Field(0.0, ge=0, le=5, description="Input noise, in standard deviations of each feature")
@@ -51,7 +56,27 @@ class InterpreterSection(_Section):
     false_refusals: Fraction | None = Field(
         None, description="Target share of flagged benign prompts; without it the best balanced accuracy"
     )
+    per_language: bool = Field(
+        False, description="With false_refusals: a threshold for each development language that has enough prompts"
+    )
+    controversial_misses: Fraction | None = Field(
+        None, description="Target share of harmful prompts below the controversial band; without it no band"
+    )
+    perturbed_copies: list[Perturbation] = Field(
+        default_factory=list, description="Train on copies of the training prompts that are changed in these ways, too"
+    )
+    perturbations: list[Perturbation] = Field(
+        default_factory=lambda: list(get_args(Perturbation)), description="Changes to measure the headline benchmark on"
+    )
+    all_layers: bool = Field(False, description="Measure an interpreter at every layer, for information only")
     early_layer: int = Field(1, ge=0, description="Layer of the control interpreter")
+    allow_leaks: bool = Field(False, description="Evaluate in spite of training queries in the benchmarks")
+
+    @model_validator(mode="after")
+    def _thresholds(self) -> "InterpreterSection":
+        if (self.per_language or self.calibration) and self.false_refusals is None:
+            raise ValueError("per_language and calibration need a target: set false_refusals")
+        return self
 
 
 class SystemSection(_Section):
@@ -80,6 +105,8 @@ class AlignmentSection(_Section):
 
     preferences: str = Field(description="Source of preferences")
     condition: str | None = Field(None, description="The conditional text; the paper's by default")
+    drift_bound: Fraction = Field(0.02, description="Warn when training changes more of the interpreter's decisions")
+    refit: bool = Field(False, description="Fit temperature and thresholds again on each trained model")
 
 
 class EvaluationSection(_Section):
@@ -132,8 +159,20 @@ def check_recipe(value: Any, where: str) -> Recipe:
     """
     if not isinstance(value, dict):
         raise RecipeError(f"{where}: a recipe is a mapping of settings.")
+    return check_settings(Recipe, value, where)
+
+
+Settings = TypeVar("Settings", bound=_Section)
+
+
+def check_settings(section: type[Settings], value: dict[str, Any], where: str) -> Settings:
+    """Validate a recipe, or one section of it, given as plain values.
+
+    Raises:
+        RecipeError: With one line per wrong setting.
+    """
     try:
-        return Recipe.model_validate(value)
+        return section.model_validate(value)
     except ValidationError as error:
         lines = [
             f"  {'.'.join(map(str, problem['loc'])) or '(recipe)'}: {problem['msg']}" for problem in error.errors()

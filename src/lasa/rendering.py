@@ -65,9 +65,7 @@ def render_text(tokenizer: Any, messages: Sequence[Message], *, add_generation_p
     """The conversation as text, with special tokens inside the messages defused."""
     safe = [{**m, "content": defuse(tokenizer, m["content"])} for m in messages]
     try:
-        return str(
-            tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=add_generation_prompt)
-        )
+        return str(tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=add_generation_prompt))
     except Exception as error:  # jinja raises whatever a template wants to say
         roles = ", ".join(m["role"] for m in messages)
         raise DataError(f"The chat template cannot render a conversation with the roles {roles}: {error}") from error
@@ -116,7 +114,9 @@ def turn_end_ids(tokenizer: Any) -> list[int]:
         if token in specials:
             return ids
     if tokenizer.eos_token_id is None:
-        raise ModelError("The tokenizer has no token that ends an assistant's turn (no eos_token, none in its template).")
+        raise ModelError(
+            "The tokenizer has no token that ends an assistant's turn (no eos_token, none in its template)."
+        )
     return [tokenizer.eos_token_id]
 
 

@@ -75,6 +75,12 @@ class RunFolder:
         write_json(self.path / "stages.json", {**self.seconds, name: round(time.monotonic() - started, 2)})
 
 
+def interpreter_folder(run: Path, system: str) -> Path:
+    """The interpreter that guards a system of a run: its own, if it was fitted again on it, else the base's."""
+    own = run / "systems" / system / "interpreter"
+    return own if own.is_dir() else run / "interpreter"
+
+
 def open_run(path: Path) -> Recipe:
     """The recipe of an existing run.
 

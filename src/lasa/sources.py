@@ -3,6 +3,7 @@
 A source is written `path`, `corpus:path` (see `lasa.corpora`) or `embedded:name`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,7 +11,6 @@ from lasa.alignment.rows import Preference, read_preferences
 from lasa.corpora import LOADERS, load_corpus
 from lasa.errors import DataError
 from lasa.prompts import Columns, Prompt, read_prompts
-
 
 T = TypeVar("T")
 
@@ -29,6 +29,16 @@ def load_prompts(source: str, columns: Columns | None = None) -> list[Prompt]:
     if rest and kind in LOADERS:
         return load_corpus(kind, Path(rest))
     return read_prompts(Path(source), columns)
+
+
+def short_names(sources: Sequence[str]) -> dict[str, str]:
+    """Sources by a short name each: the embedded table's, the corpus's or the file's; in full where two agree."""
+    names = [
+        Path(rest).stem if kind == "embedded" else (kind if rest and kind in LOADERS else Path(source).stem)
+        for source in sources
+        for kind, _, rest in [source.partition(":")]
+    ]
+    return {source if names.count(name) > 1 else name: source for name, source in zip(names, sources, strict=True)}
 
 
 def load_preferences(source: str) -> list[Preference]:

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from conftest import FAMILIES, build_model
 
+from conftest import FAMILIES, build_model
 from lasa.alignment.rows import Preference
 from lasa.artifacts import read_json
 from lasa.embedded.world import tables

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from sklearn.metrics import silhouette_samples as reference
 
-from lasa.bottleneck import find_bottleneck, silhouette_samples, u_score
+from conftest import build_model
+from lasa.bottleneck import find_bottleneck
 from lasa.errors import DataError
+from lasa.hidden_states import read_to_folder
 from lasa.prompts import user_prompt
 
 LANGUAGES = ("en", "zh", "ko", "sw")
@@ -18,8 +18,8 @@ def parallel(queries=30, languages=LANGUAGES):
 def layered(prompts, meaning_by_layer, width=48, seed=0, noise=0.3):
     """States whose layers mix a direction per query (meaning) with one per language."""
     draw = np.random.default_rng(seed)
-    queries = {q: draw.normal(size=width) for q in {p.query_id for p in prompts}}
-    languages = {code: draw.normal(size=width) for code in {p.language for p in prompts}}
+    queries = {q: draw.normal(size=width) for q in dict.fromkeys(p.query_id for p in prompts)}
+    languages = {code: draw.normal(size=width) for code in dict.fromkeys(p.language for p in prompts)}
     rows = [
         [
             meaning * queries[p.query_id] + (1 - meaning) * languages[p.language] + noise * draw.normal(size=width)
@@ -28,15 +28,6 @@ def layered(prompts, meaning_by_layer, width=48, seed=0, noise=0.3):
         for p in prompts
     ]
     return torch.tensor(np.array(rows), dtype=torch.float32)
-
-
-@pytest.mark.parametrize("clusters", [2, 7, 40])
-def test_silhouette_equals_scikit_learn(clusters):
-    draw = np.random.default_rng(clusters)
-    x, labels = draw.normal(size=(120, 16)), np.concatenate([np.arange(clusters), draw.integers(clusters, size=120 - clusters)])
-    expected = reference(x, labels, metric="cosine")
-    found = silhouette_samples(F.normalize(torch.tensor(x), dim=-1), torch.tensor(labels))
-    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
 
 
 def test_the_planted_layer_is_found_with_certainty():
@@ -81,17 +72,53 @@ def test_missing_translations_are_allowed_and_counted():
     assert found.layer == 2 and found.languages["sw"] == 10 and found.languages["en"] == 30
 
 
-def test_u_score_is_the_gap_between_translations_and_other_pairs():
+def test_a_language_that_makes_the_peak_is_named():
+    """Swahili alone keeps its language at layer 2; without it layer 2 is the best, with it layer 4."""
+    prompts = parallel(60)
+    states = layered(prompts, [0.1, 0.1, 0.9, 0.5, 0.8, 0.1, 0.1])
+    swahili = torch.tensor([p.language == "sw" for p in prompts])
+    states[swahili, 2] = layered(prompts, [0.0], seed=5)[swahili, 0]
+    found = find_bottleneck(states, range(7), prompts, 6)
+    assert found.argmax_layer == 4
+    assert found.without_language["sw"] == 2
+    assert {found.without_language[code] for code in ("en", "zh", "ko")} == {4}
+
+
+def test_harmful_and_harmless_prompts_are_searched_apart():
+    prompts = parallel(60)
+    states = layered(prompts, [0.1, 0.1, 0.9, 0.5, 0.5, 0.1, 0.1])
+    harmless = torch.tensor([not p.harmful for p in prompts])
+    states[harmless] = layered(prompts, [0.1, 0.1, 0.5, 0.5, 0.9, 0.1, 0.1])[harmless]
+    assert find_bottleneck(states, range(7), prompts, 6).controls == {"harmful": 2, "harmless": 4}
+
+
+def test_prompts_without_labels_have_no_control():
+    prompts = [user_prompt(p.query_id, p.language, p.text) for p in parallel()]
+    assert find_bottleneck(layered(prompts, [0.1, 0.1, 0.9, 0.1, 0.1]), range(5), prompts, 4).controls == {}
+
+
+def test_few_queries_leave_the_layer_uncertain_and_many_settle_it():
+    curve = [0.1, 0.2, 0.6, 0.65, 0.6, 0.2, 0.1]
+    few, many = (
+        find_bottleneck(layered(prompts, curve, noise=1.0), range(7), prompts, 6, resamples=300)
+        for prompts in (parallel(8), parallel(200))
+    )
+    assert few.layer_interval == (2, 3) and many.layer_interval == (3, 3)
+    assert sum(view.argmax_probability for view in few.layers) == pytest.approx(1)
+    assert few.layers[2].argmax_probability > 0.1 > many.layers[2].argmax_probability
+
+
+def test_the_embedding_layer_and_the_last_layer_are_never_chosen():
+    prompts = parallel()
+    found = find_bottleneck(layered(prompts, [0.9, 0.1, 0.5, 0.1, 0.9]), range(5), prompts, 4)
+    assert found.argmax_layer == 2
+
+
+def test_stored_states_give_what_states_in_memory_give(tokenizer, tmp_path):
     prompts = parallel(6)
-    x = F.normalize(layered(prompts, [0.7])[:, 0].double(), dim=-1)
-    q, code = [p.query_id for p in prompts], [p.language for p in prompts]
-    similarity = (x @ x.T).numpy()
-    pairs = [(i, j) for i in range(len(q)) for j in range(len(q)) if code[i] != code[j]]
-    same = np.mean([similarity[i, j] for i, j in pairs if q[i] == q[j]])
-    other = np.mean([similarity[i, j] for i, j in pairs if q[i] != q[j]])
-    queries = torch.tensor([int(v) for v in q])
-    languages = torch.tensor([LANGUAGES.index(v) for v in code])
-    assert u_score(x, queries, languages) == pytest.approx(same - other, abs=1e-9)
+    model = build_model("llama", tokenizer)
+    stored = read_to_folder(model, tokenizer, prompts, range(5), tmp_path / "states")
+    assert find_bottleneck(stored, range(5), prompts, 4) == find_bottleneck(stored.all(), range(5), prompts, 4)
 
 
 @pytest.mark.parametrize(
@@ -105,3 +132,17 @@ def test_u_score_is_the_gap_between_translations_and_other_pairs():
 def test_prompts_that_are_not_parallel_are_an_error(prompts, message):
     with pytest.raises(DataError, match=message):
         find_bottleneck(torch.randn(len(prompts), 3, 8), range(3), prompts, 2)
+
+
+def test_the_bootstrap_deviation_is_that_of_other_draws_of_queries():
+    prompts, draw = parallel(20), np.random.default_rng(0)
+    languages = dict(zip(LANGUAGES, draw.normal(size=(4, 32)), strict=True))
+    differences, deviations = [], []
+    for _ in range(40):
+        queries = draw.normal(size=(20, 32)) * draw.uniform(0.5, 2, size=(20, 1))
+        centres = np.array([0.5 * queries[int(p.query_id)] + 0.5 * languages[p.language] for p in prompts])
+        states = torch.tensor(centres[:, None] + 0.5 * draw.normal(size=(len(prompts), 3, 32)))
+        view = find_bottleneck(states, range(3), prompts, 2, resamples=100).layers[1]
+        differences.append(view.difference)
+        deviations.append(view.difference_sd)
+    assert 0.7 < np.mean(deviations) / np.std(differences, ddof=1) < 1.4

@@ -1,13 +1,18 @@
+import copy
 import dataclasses
 import random
 
 import pytest
 import torch
-from conftest import build_model
+from transformers import AutoModelForCausalLM
 
+from conftest import build_model
+from guards import build_guard, conversations
 from lasa import hidden_states
+from lasa.artifacts import model_fingerprint
 from lasa.errors import ArtifactError, DataError, ModelError
-from lasa.hidden_states import StoredStates, read_hidden_states, read_to_folder
+from lasa.generation import GenerationSettings
+from lasa.hidden_states import StoredStates, check_readable, read_hidden_states, read_to_folder
 from lasa.prompts import user_prompt
 from lasa.rendering import render
 
@@ -21,10 +26,83 @@ def test_states_equal_output_hidden_states_of_each_prompt_alone(any_model, token
             torch.testing.assert_close(states[row, layer], expected[layer][0, -1], atol=1e-4, rtol=1e-4)
 
 
-def test_a_mixture_of_experts_is_read_like_any_model(tokenizer, prompts):
-    model = build_model("mixtral", tokenizer, num_local_experts=4, num_experts_per_tok=2)
-    alone = torch.cat([read_hidden_states(model, tokenizer, [p], [2]) for p in prompts])
-    torch.testing.assert_close(read_hidden_states(model, tokenizer, prompts, [2]), alone, atol=1e-4, rtol=1e-4)
+LINEAR = {
+    "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+}  # fmt: skip
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+SPECIAL_BLOCKS = {
+    "experts": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "experts of qwen": ("qwen3_moe", EXPERTS),
+    "sliding windows": ("gemma2", {"sliding_window": 8}),
+    "sliding windows throughout": ("gemma3_text", {"sliding_window": 8}),
+    "sliding windows and experts": ("gpt_oss", {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8}),
+    "linear attention": ("qwen3_5_text", LINEAR),
+    "linear attention and experts": ("qwen3_next", {**LINEAR, **EXPERTS, "shared_expert_intermediate_size": 32}),
+    "convolutions": ("lfm2", {"layer_types": ["conv", "full_attention", "conv", "full_attention"]}),
+}
+
+
+@pytest.fixture(scope="module", params=SPECIAL_BLOCKS)
+def special_model(request, tokenizer):
+    family, settings = SPECIAL_BLOCKS[request.param]
+    return build_model(family, tokenizer, **settings)
+
+
+def test_special_blocks_are_read_like_any_other(special_model, tokenizer, prompts):
+    together = read_hidden_states(special_model, tokenizer, prompts, [0, 1, 2, 3, 4])
+    for row, prompt in enumerate(prompts):
+        ids = torch.tensor([render(tokenizer, prompt.messages).token_ids])
+        expected = special_model(ids, output_hidden_states=True).hidden_states
+        for layer in range(4):
+            torch.testing.assert_close(together[row, layer], expected[layer][0, -1], atol=1e-4, rtol=1e-4)
+        alone = read_hidden_states(special_model, tokenizer, [prompt], [4])[0, 0]
+        torch.testing.assert_close(together[row, 4], alone, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("position", ["last", "last_user", "mean_user"])
+def test_what_the_guard_scores_while_answering_is_what_training_reads(position, special_model, tokenizer, prompts):
+    guard = build_guard(special_model, tokenizer, prompts, position=position, flagged=0)
+    answers = guard.generate(conversations(prompts), GenerationSettings(max_new_tokens=2))
+    states = read_hidden_states(special_model, tokenizer, prompts, [guard.layer], position)[:, 0]
+    expected = guard.interpreter.probability(states)
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(torch.tensor([a.decision.score for a in answers]), expected, atol=1e-4, rtol=0)
+
+
+def test_every_causal_model_is_readable(any_model):
+    check_readable(any_model)
+
+
+def test_special_blocks_are_readable_in_half_precision_too(special_model):
+    check_readable(special_model)
+    check_readable(copy.deepcopy(special_model).to(torch.bfloat16))
+
+
+def test_states_are_kept_in_the_models_own_precision(tokenizer, prompts, tmp_path):
+    model = build_model("llama", tokenizer).to(torch.bfloat16)
+    stored = read_to_folder(model, tokenizer, prompts, [1, 4], tmp_path / "states")
+    assert {shard.dtype for shard in stored.shards()} == {torch.bfloat16}
+    states = read_hidden_states(model, tokenizer, prompts, [1, 4])
+    assert states.dtype == torch.float32 and torch.equal(stored.all(), states)
+    ids = torch.tensor([render(tokenizer, prompts[0].messages).token_ids])
+    expected = model(ids, output_hidden_states=True).hidden_states[1][0, -1].float()
+    torch.testing.assert_close(states[0, 0], expected, atol=3e-2, rtol=3e-2)
+
+
+OFFLOADED = {
+    "model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk",
+    "model.layers.2": "disk", "model.layers.3": "cpu", "model.norm": "cpu", "lm_head": "cpu",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("device_map", ["cpu", OFFLOADED], ids=["cpu", "offloaded"])
+def test_a_model_spread_by_a_device_map_is_read_and_recognised(
+    device_map, llama, model_folder, tokenizer, prompts, tmp_path
+):
+    model = AutoModelForCausalLM.from_pretrained(model_folder, device_map=device_map, offload_folder=tmp_path / "off")
+    expected = read_hidden_states(llama, tokenizer, prompts, [0, 2, 4])
+    torch.testing.assert_close(read_hidden_states(model, tokenizer, prompts, [0, 2, 4]), expected)
+    assert model_fingerprint(model) == model_fingerprint(llama)
 
 
 @pytest.mark.parametrize("budget", [1, 60, 100_000])
@@ -77,9 +155,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(llama, tokenizer, prom
         return whole(model, rendered, layers, position)
 
     monkeypatch.setattr(hidden_states, "_read_one_batch", scarce)
-    torch.testing.assert_close(
-        read_hidden_states(llama, tokenizer, prompts, [2]), expected, atol=1e-4, rtol=1e-4
-    )
+    torch.testing.assert_close(read_hidden_states(llama, tokenizer, prompts, [2]), expected, atol=1e-4, rtol=1e-4)
     assert max(sizes) == len(prompts)
 
 
@@ -113,6 +189,7 @@ class TestStoredStates:
         assert len(list(stored.shards())) == 4
         expected = read_hidden_states(llama, tokenizer, prompts, [1, 3])
         torch.testing.assert_close(stored.all(), expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(stored.layer(1), expected[:, 0], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(stored.layer(3), expected[:, 1], atol=1e-4, rtol=1e-4)
 
     def test_an_interrupted_read_goes_on_and_a_second_read_is_free(
@@ -156,5 +233,5 @@ class TestStoredStates:
         content = bytearray(shard.read_bytes())
         content[-1] ^= 1
         shard.write_bytes(content)
-        with pytest.raises(ArtifactError, match="states-00001.safetensors is damaged"):
+        with pytest.raises(ArtifactError, match=r"states-00001\.safetensors is damaged"):
             StoredStates(tmp_path / "states")

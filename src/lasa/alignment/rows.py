@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lasa.conditioning import completion_ids, condition_ids
+from lasa.conditioning import completion_ids, condition_ids, place_condition
 from lasa.errors import DataError
 from lasa.languages import canonical_language
 from lasa.prompts import Message, Prompt, read_rows
 from lasa.rendering import render, turn_end_ids
+from lasa.thinking import thinking_tail
 
 Signal = Literal["interpreter", "label", "sampled", "none"]
 """`interpreter`: the SSI's decision; `label`: the row's own label (an oracle); `sampled`: a coin for harmful rows, as
@@ -132,11 +133,12 @@ def token_rows(
 ) -> list[TokenRow]:
     """Tokenize preferences into unpaired rows, shuffled so that labels, languages and prompts are mixed."""
     condition_tokens, turn_end = condition_ids(tokenizer, condition), turn_end_ids(tokenizer)
+    thinking = thinking_tail(tokenizer)
     rows = []
     for preference, flagged in zip(preferences, conditioned, strict=True):
         prompt_ids = render(tokenizer, preference.prompt.messages).token_ids
         if flagged:
-            prompt_ids = [*prompt_ids, *condition_tokens]
+            prompt_ids = place_condition(prompt_ids, condition_tokens, thinking)
         for text, desirable in ((preference.chosen, True), (preference.rejected, False)):
             if text is not None:
                 rows.append(
@@ -172,11 +174,15 @@ def separate_partners(rows: Sequence[TokenRow], batch_size: int) -> list[TokenRo
             continue
         for other in [*range(index + batch_size, len(rows)), *range(index)]:
             rows[index], rows[other] = rows[other], rows[index]
-            if not any(_clashes(rows, i, batch_size) for place in (index, other) for i in _around(place, rows, batch_size)):
+            if not any(
+                _clashes(rows, i, batch_size) for place in (index, other) for i in _around(place, rows, batch_size)
+            ):
                 break
             rows[index], rows[other] = rows[other], rows[index]
         else:
-            raise DataError("Too few different queries to form mismatched KL pairs. Add prompts or lower the batch size.")
+            raise DataError(
+                "Too few different queries to form mismatched KL pairs. Add prompts or lower the batch size."
+            )
     return rows
 
 

@@ -104,7 +104,12 @@ def train(
 
         model = get_peft_model(
             model,
-            LoraConfig(r=settings.lora_rank, lora_alpha=2 * settings.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"),
+            LoraConfig(
+                r=settings.lora_rank,
+                lora_alpha=2 * settings.lora_rank,
+                target_modules="all-linear",
+                task_type="CAUSAL_LM",
+            ),
         )
     model.train()
     if settings.method != "sft":
@@ -119,7 +124,9 @@ def train(
     return trained
 
 
-def _sft(model: Any, tokenizer: Any, rows: Sequence[TokenRow], settings: TrainingSettings, common: dict[str, Any]) -> Any:
+def _sft(
+    model: Any, tokenizer: Any, rows: Sequence[TokenRow], settings: TrainingSettings, common: dict[str, Any]
+) -> Any:
     good = [row for row in rows if row.desirable]
     if not good:
         raise RecipeError("Supervised fine-tuning needs desirable answers ('chosen'); the preferences have none.")
@@ -136,7 +143,9 @@ def _sft(model: Any, tokenizer: Any, rows: Sequence[TokenRow], settings: Trainin
     return SFTTrainer(model=model, args=config, train_dataset=data, processing_class=tokenizer)
 
 
-def _kto(model: Any, tokenizer: Any, rows: Sequence[TokenRow], settings: TrainingSettings, common: dict[str, Any]) -> Any:
+def _kto(
+    model: Any, tokenizer: Any, rows: Sequence[TokenRow], settings: TrainingSettings, common: dict[str, Any]
+) -> Any:
     if settings.batch_size < 2:
         raise RecipeError("KTO pairs each row with another of its batch: batch_size must be at least 2.")
     kept = separate_partners(rows, settings.batch_size)
@@ -157,7 +166,9 @@ def _kto(model: Any, tokenizer: Any, rows: Sequence[TokenRow], settings: Trainin
     return trainer
 
 
-def _dpo(model: Any, tokenizer: Any, rows: Sequence[TokenRow], settings: TrainingSettings, common: dict[str, Any]) -> Any:
+def _dpo(
+    model: Any, tokenizer: Any, rows: Sequence[TokenRow], settings: TrainingSettings, common: dict[str, Any]
+) -> Any:
     by_prompt: dict[tuple[int, ...], dict[bool, TokenRow]] = {}
     for row in rows:
         by_prompt.setdefault(tuple(row.prompt_ids), {})[row.desirable] = row

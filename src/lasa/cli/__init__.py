@@ -5,7 +5,7 @@ import sys
 import typer
 
 from lasa import __version__
-from lasa.cli import compare, doctor, embedded, generate, locate, report, run
+from lasa.cli import chat, compare, doctor, embedded, generate, locate, report, run, serve, train_interpreter
 
 app = typer.Typer(
     name="lasa",
@@ -17,7 +17,10 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("locate")(locate.locate)
+app.command("train-interpreter")(train_interpreter.train_interpreter)
 app.command("generate")(generate.generate)
+app.command("chat")(chat.chat)
+app.command("serve")(serve.serve)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)

@@ -1,25 +1,43 @@
-"""`lasa doctor`: can this model be read and guarded here?"""
+"""`lasa doctor`: can this model be read and guarded here, and does its interpreter still read it well?"""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def doctor(
     model: str = typer.Option("embedded", help="Model folder, or `embedded`."),
     interpreter: Path | None = typer.Option(None, help="Interpreter folder to check against the model."),
+    base: str | None = typer.Option(None, help="The base model, where --model was aligned on top of it."),
+    prompts: str | None = typer.Option(None, help="Probe prompts on which to measure the interpreter's drift."),
+    drift_bound: float = typer.Option(0.02, min=0.0, max=1.0, help="Warn when more of the decisions change."),
+    refit: Path | None = typer.Option(
+        None, help="Fit temperature and thresholds again on --model and the probe prompts; save the interpreter here."
+    ),
+    false_refusals: float | None = typer.Option(None, help="Target share of flagged benign prompts for --refit."),
 ) -> None:
-    """Check that a model can be loaded, rendered, read and guarded."""
+    """Check that a model can be loaded, rendered, read and guarded, and how far alignment moved its interpreter."""
     from rich.console import Console
 
+    from lasa.errors import RecipeError
     from lasa.hidden_states import check_readable
+    from lasa.interpreter import load_interpreter
+    from lasa.interpreter_calibration import CalibrationOptions
     from lasa.layers import hidden_size, num_layers
     from lasa.models import load_model, num_parameters
     from lasa.quiet import quiet_libraries
     from lasa.rendering import render, turn_end_ids
 
+    if (base is None) != (prompts is None) or (base is not None and interpreter is None):
+        raise RecipeError("Drift needs --interpreter, --base and --prompts together.")
+    if refit is not None and base is None:
+        raise RecipeError("--refit needs --interpreter, --base and --prompts.")
     quiet_libraries()
-    console = Console()
+    console = Console(soft_wrap=True, highlight=False)
     network, tokenizer = load_model(model)
     console.print(f"model        {type(network).__name__}, {num_parameters(network):,} parameters")
     console.print(f"layers       0 to {num_layers(network)}, {hidden_size(network)} wide")
@@ -28,9 +46,43 @@ def doctor(
     rendered = render(tokenizer, ({"role": "user", "content": "hello"},))
     bos = rendered.token_ids.count(tokenizer.bos_token_id) if tokenizer.bos_token_id is not None else 0
     console.print(f"rendering    {len(rendered.token_ids)} tokens for a greeting, {bos} BOS")
-    console.print(f"turn end     {tokenizer.convert_ids_to_tokens(turn_end_ids(tokenizer))}")
-    if interpreter is not None:
-        from lasa.interpreter import load_interpreter
+    console.print(f"turn end     {tokenizer.convert_ids_to_tokens(turn_end_ids(tokenizer))}", markup=False)
+    if interpreter is None:
+        return
+    probe = load_interpreter(interpreter)
+    probe.check_fits(network, tokenizer, fingerprint=base is None)
+    console.print("interpreter  fits this model")
+    if base is not None and prompts is not None:
+        options = CalibrationOptions(false_refusals)
+        _drift(console, probe, base, (network, tokenizer), prompts, drift_bound, refit, options)
 
-        load_interpreter(interpreter).check_fits(network, tokenizer)
-        console.print("interpreter  fits this model")
+
+def _drift(
+    console: "Console",
+    interpreter: Any,
+    base: str,
+    aligned: tuple[Any, Any],
+    source: str,
+    bound: float,
+    output: Path | None,
+    options: Any,
+) -> None:
+    from lasa import interpreter_drift
+    from lasa.hidden_states import read_hidden_states
+    from lasa.models import load_model
+    from lasa.sources import load_prompts
+
+    prompts, point = load_prompts(source), interpreter.config.read_point
+    states = []
+    for network, tokenizer, is_base in ((*load_model(base), True), (*aligned, False)):
+        interpreter.check_fits(network, tokenizer, fingerprint=is_base)
+        states.append(read_hidden_states(network, tokenizer, prompts, [point.layer], point.position)[:, 0])
+    drift = interpreter_drift.measure_drift(interpreter, states[0], states[1], prompts, bound)
+    console.print(f"drift        {drift.verdict}", style="yellow" if drift.exceeded else None)
+    if output is not None:
+        refitted, calibrated = interpreter_drift.refit(interpreter, states[1], prompts, options)
+        refitted.save_pretrained(output)
+        config = calibrated.config
+        console.print(f"refit        threshold {config.threshold:.3f}, temperature {config.temperature:.3f}: {output}")
+        for statement in calibrated.statements.values():
+            console.print(f"             {statement}")

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import typer
 
-app = typer.Typer(help="The embedded model: a tiny multilingual chat model with a planted bottleneck.", no_args_is_help=True)
+app = typer.Typer(
+    help="The embedded model: a tiny multilingual chat model with a planted bottleneck.", no_args_is_help=True
+)
 
 
 @app.command("train")

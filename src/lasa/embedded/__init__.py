@@ -1,0 +1,1 @@
+"""The embedded model: its little world, its training, its shipped weights."""

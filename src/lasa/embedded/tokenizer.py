@@ -52,9 +52,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int = 4096) -> PreTra
     complete = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, byte_fallback=True))
     complete.normalizer = normalizers.NFC()
     complete.pre_tokenizer = _pre_tokenizer()
-    complete.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
+    complete.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     complete.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     return PreTrainedTokenizerFast(
         tokenizer_object=complete,

@@ -85,7 +85,7 @@ def train_embedded(
             contrastive = _contrastive_loss(model, tokenizer, settings, pairs)
             losses["contrastive"] = float(contrastive.detach())
             loss = loss + settings.contrastive_weight * contrastive
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step(_schedule(done / settings.tokens))
         done += int(batch["attention_mask"].sum())
         progress(min(done, settings.tokens), settings.tokens, losses)

@@ -9,6 +9,7 @@ alone, not on its place in a table.
 import random
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Literal
@@ -25,6 +26,31 @@ LOOKALIKES = str.maketrans("aceiopsxyABCEHIKMOPTXY", "асеіорѕхуАВСЕ
 """Latin letters and the Cyrillic letters that look like them."""
 
 ZERO_WIDTH_SPACE = "\u200b"
+
+Perturbation = Literal["code_switch", "romanise", "typos", "casing", "zero_width", "homoglyphs", "split_turns"]
+"""The changes that need nothing but a table of prompts."""
+
+
+def perturbed(prompts: Sequence[Prompt], change: Perturbation, seed: int = 0) -> list[Prompt]:
+    """Changed copies of a table, without the rows that the change leaves as they are.
+
+    Casing does nothing to Thai, romanising nothing to plain English; code switching needs a translation of the same
+    query in the table (the next language's, in the order of the codes).
+
+    Raises:
+        DataError: Romanising without anyascii installed.
+    """
+    match change:
+        case "code_switch":
+            copies = [code_switch(p, other) for p, other in zip(prompts, _translations(prompts), strict=True) if other]
+        case "romanise":
+            copies = [romanise(p) for p in prompts]
+        case "split_turns":
+            copies = [split_turns(p) for p in prompts]
+        case _:
+            noise = {"typos": typos, "casing": casing, "zero_width": zero_width, "homoglyphs": homoglyphs}
+            copies = [noise[change](p, seed) for p in prompts]
+    return [copy for copy in copies if copy.text != copy.details["original_text"]]
 
 
 def code_switch(prompt: Prompt, other: Prompt, unit: Literal["clause", "word"] = "clause") -> Prompt:
@@ -156,6 +182,20 @@ def answer_in(prompt: Prompt, language: str) -> Prompt:
     code = canonical_language(language)
     text = f"{prompt.text}\n\nAnswer in {NAMES[code]}."
     return _reworded(prompt, text, "answer_in", answer_language=code)
+
+
+def _translations(prompts: Sequence[Prompt]) -> list[Prompt | None]:
+    """For each prompt the same query in the next of its languages, None where it has one language only."""
+    queries: dict[tuple[str, str], dict[str, Prompt]] = {}
+    for prompt in prompts:
+        queries.setdefault((prompt.source, prompt.query_id), {})[prompt.language] = prompt
+    partners: list[Prompt | None] = []
+    for prompt in prompts:
+        known = queries[prompt.source, prompt.query_id]
+        codes = sorted(known)
+        following = codes[(codes.index(prompt.language) + 1) % len(codes)]
+        partners.append(known[following] if following != prompt.language else None)
+    return partners
 
 
 def _reworded(prompt: Prompt, text: str, name: str, **details: Any) -> Prompt:

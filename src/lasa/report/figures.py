@@ -1,22 +1,27 @@
 """The static figures of a report: layer curves, rates with intervals, outcome bars, and the interpreter's diagrams.
 
-Each function draws the rows that are also written as the figure's CSV file. Call inside `svg.drawing()`.
+Each function draws the rows that are also written as the figure's CSV file; those that return a figure are called
+inside `svg.drawing()`.
 """
 
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from lasa.report.svg import BLUE, GREEN, GREY, INK, MUTED, PURPLE, VERMILION, YELLOW
+from lasa.artifacts import atomic_path
+from lasa.report.svg import BLUE, GREEN, GREY, INK, MUTED, PURPLE, VERMILION, YELLOW, drawing, save_figure
+from lasa.report.tables import layer_rows
 from lasa.report.values import BETTER, METRIC_NAMES, OUTCOMES, RateAt, place_name
 
-WIDTH = 5.6
+WIDTH = 4.4
 """Width of a figure in inches: readable on a phone with little scrolling."""
 
 Row = Mapping[str, Any]
@@ -57,9 +62,25 @@ def layer_curves(rows: Sequence[Row], chosen: int | None, layer_interval: Sequen
             va="top", color=GREEN, weight="bold",
         )  # fmt: skip
     axes.set(xlabel="layer (0 = embeddings)", ylabel="silhouette")
+    axes.set_xlim(min(layers) - 0.5, max(layers) + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend_above(axes, columns=3)
     return figure
+
+
+def write_layer_curves(bottleneck: Mapping[str, Any], folder: Path) -> None:
+    """Write the curves of a layer search as `layer_curves.svg`, `.png` and `.csv`.
+
+    Args:
+        bottleneck: The contents of `bottleneck.json`.
+        folder: Where the files go.
+    """
+    rows = layer_rows(dict(bottleneck))
+    with drawing():
+        figure = layer_curves(rows, bottleneck.get("layer"), bottleneck.get("layer_interval"))
+        save_figure(figure, rows, folder, "layer_curves", "Silhouette by meaning and by language over the layers.")
+        with atomic_path(folder / "layer_curves.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=200, bbox_inches="tight")
 
 
 def asr_heatmap(cells: Sequence[RateAt], places: Sequence[str], seen: frozenset[str] | None) -> Figure:
@@ -80,7 +101,7 @@ def asr_heatmap(cells: Sequence[RateAt], places: Sequence[str], seen: frozenset[
     axes.grid(False)
     names = [place_name(place) + ("" if seen is None or place not in seen else " (seen)") for place in places]
     axes.set_yticks(range(len(places)), names)
-    axes.set_xticks(range(len(systems)), systems, rotation=30, ha="left")
+    axes.set_xticks(range(len(systems)), _labels(systems), rotation=30, ha="left")
     axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False)
     axes.set_xlabel("attack success, % of scored harmful prompts; lower is better")
     return figure
@@ -103,7 +124,7 @@ def probe_accuracy(cells: Sequence[RateAt]) -> Figure:
     probes = list(dict.fromkeys(cell.system for cell in cells))
     figure = Figure(figsize=(WIDTH, 0.9 + 0.35 * len(probes)), layout="constrained")
     axes = figure.subplots()
-    axes.set_title("Balanced accuracy (higher is better; 50 % is chance)")
+    axes.set_title("Balanced accuracy (chance: 50 %)")
     axes.axvline(0.5, color=MUTED, linestyle=":", linewidth=1.2)
     _dots(axes, cells, probes)
     _legend_below(figure)
@@ -122,8 +143,7 @@ def outcome_bars(rows: Sequence[Row], panel: str, bar: str, columns: int = 1) ->
     panels, bars = (list(dict.fromkeys(row[name] for row in rows)) for name in (panel, bar))
     counts = {(row[panel], row[bar]): [row[outcome] for outcome in OUTCOMES] for row in rows}
     lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(WIDTH, lines * (0.7 + 0.22 * len(bars)) + 0.3), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.1)
+    figure = Figure(figsize=(WIDTH, lines * (0.7 + 0.22 * len(bars)) + 0.3), layout=ConstrainedLayoutEngine(h_pad=0.1))
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for axes, name in zip_longest(grid.flat, panels):
         if name is None:
@@ -136,19 +156,19 @@ def outcome_bars(rows: Sequence[Row], panel: str, bar: str, columns: int = 1) ->
                 range(len(bars)), share, left=left, height=0.72, color=_OUTCOME_COLORS[outcome],
                 label=outcome.replace("_", " "), hatch="////" if outcome == "unscored" else None, linewidth=0,
             )  # fmt: skip
-        axes.set_title(place_name(name))
+        axes.set_title(*_labels([place_name(name)]))
         axes.grid(False)
-        _percent_axis(axes)
-    grid[0, 0].set_yticks(range(len(bars)), [place_name(key) for key in bars])
+        _percent_axis(axes, ticks=5 if columns == 1 else 3)
+    grid[0, 0].set_yticks(range(len(bars)), _labels([place_name(key) for key in bars]))
     grid[0, 0].invert_yaxis()
     handles, labels = grid.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, handlelength=1, columnspacing=1.2)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, handlelength=1, columnspacing=1.2)
     return figure
 
 
 def reliability_diagram(rows: Sequence[Row]) -> Figure:
     """Share of harmful prompts against the interpreter's probability; on the diagonal it means what it says."""
-    figure = Figure(figsize=(3.9, 3.3))
+    figure = Figure(figsize=(3.4, 3.1))
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color=MUTED, linestyle=":", linewidth=1.2)
     confidence, accuracy = _numbers(rows, "confidence"), _numbers(rows, "accuracy")
@@ -158,7 +178,7 @@ def reliability_diagram(rows: Sequence[Row]) -> Figure:
     axes.set(xlabel="probability given by the interpreter", ylabel="share that is harmful", xlim=(-0.04, 1.04))
     axes.set_ylim(-0.04, 1.04)
     _percent_axis(axes)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol="\N{NO-BREAK SPACE}%"))
     return figure
 
 
@@ -176,11 +196,11 @@ def score_histogram(rows: Sequence[Row], threshold: float | None) -> Figure:
         counts = _numbers(rows, name)
         shares = counts / max(1, counts.sum())
         axes.stairs(shares, edges, fill=True, color=color, alpha=0.3, linewidth=0, hatch=hatch)
-        axes.stairs(shares, edges, color=color, label=f"{name} (n = {counts.sum():,.0f})", linewidth=1.6)
+        axes.stairs(shares, edges, color=color, label=f"{name} ({counts.sum():,.0f})", linewidth=1.6)
     if threshold is not None:
         axes.axvline(threshold, color=INK, linestyle="--", linewidth=1.4, label=f"threshold {threshold:.2f}")
     axes.set(xlabel="probability given by the interpreter", ylabel="share of prompts")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol="\N{NO-BREAK SPACE}%"))
     _legend_above(axes, columns=3)
     return figure
 
@@ -191,16 +211,16 @@ def forest(rows: Sequence[Row]) -> Figure:
     Args:
         rows: One per comparison: `comparison` (what is compared), `difference`, `low`, `high` (fractions).
     """
-    figure = Figure(figsize=(WIDTH, 0.7 + 0.3 * len(rows)))
+    figure = Figure(figsize=(WIDTH, 0.7 + 0.38 * len(rows)))
     axes = figure.subplots()
     axes.axvline(0, color=MUTED, linewidth=1)
     for y, row in enumerate(rows):
         clear = row["low"] is not None and (row["low"] > 0 or row["high"] < 0)
         axes.plot([row["low"], row["high"]], [y, y], color=BLUE if clear else GREY, linewidth=2)
         axes.plot([row["difference"]], [y], color=BLUE if clear else GREY, marker="o", markersize=5.5)
-    axes.set_yticks(range(len(rows)), [row["comparison"] for row in rows])
+    axes.set_yticks(range(len(rows)), [row["comparison"].replace(", ", "\n", 1) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlabel("difference in percentage points (first minus second)")
+    axes.set_xlabel("percentage points, first minus second")
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
     return figure
 
@@ -217,19 +237,31 @@ def _dots(axes: Axes, cells: Sequence[RateAt], systems: Sequence[str]) -> None:
             axes.plot(
                 [_nan(cell.rate.value) for cell in own], heights, color=color, marker=marker, linestyle="", label=label
             )
-    axes.set_yticks(range(len(systems)), systems)
+    axes.set_yticks(range(len(systems)), _labels(systems))
     axes.set_ylim(len(systems) - 0.45, -0.55)
     _percent_axis(axes)
 
 
-def _percent_axis(axes: Axes) -> None:
+def _labels(names: Sequence[str], longest: int = 28) -> list[str]:
+    return [name if len(name) <= longest else f"{name[: longest - 1]}…" for name in names]
+
+
+def _percent_axis(axes: Axes, ticks: int = 5) -> None:
     axes.set_xlim(-0.015, 1.015)
-    axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_xticks(np.linspace(0, 1, ticks))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol="\N{NO-BREAK SPACE}%"))
 
 
 def _legend_above(axes: Axes, columns: int) -> None:
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.3, handletextpad=0.5)
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=columns,
+        borderaxespad=0.3,
+        handletextpad=0.5,
+        handlelength=1.7,
+        columnspacing=1.1,
+    )
 
 
 def _legend_below(figure: Figure) -> None:

@@ -1,4 +1,5 @@
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -18,9 +19,7 @@ from lasa.rendering import render
 
 def preferences(count=12):
     return [
-        Preference(
-            user_prompt(str(n), "en", f"how do I paint house {n}", harmful=n % 2 == 0), f"yes {n}", f"no {n}"
-        )
+        Preference(user_prompt(str(n), "en", f"how do I paint house {n}", harmful=n % 2 == 0), f"yes {n}", f"no {n}")
         for n in range(count)
     ]
 
@@ -50,9 +49,9 @@ def test_a_condition_that_could_merge_is_refused(tokenizer, text):
 def test_labels_and_prompts_are_mixed(tokenizer):
     rows = token_rows(tokenizer, preferences(50), [False] * 50, DEFAULT_CONDITION, seed=0)
     labels = [row.desirable for row in rows]
-    changes = sum(a != b for a, b in zip(labels, labels[1:], strict=False))
+    changes = sum(a != b for a, b in pairwise(labels))
     assert changes > 25
-    assert sum(a.query_id == b.query_id for a, b in zip(rows, rows[1:], strict=False)) < 10
+    assert sum(a.query_id == b.query_id for a, b in pairwise(rows)) < 10
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from conftest import build_model
 
+from conftest import build_model
 from lasa.alignment.rows import Preference, kl_partners, separate_partners, token_rows
 from lasa.alignment.trainers import TrainingSettings, train
 from lasa.conditioning import DEFAULT_CONDITION
@@ -56,7 +56,9 @@ def test_lora_leaves_the_base_weights_alone(rows, tokenizer, tmp_path):
     model = build_model("llama", tokenizer, layers=2)
     before = copy.deepcopy(model.state_dict())
     trained = train(model, tokenizer, rows, settings("kto", lora_rank=2), tmp_path, "test")
-    base = {k.replace(".base_layer", ""): v for k, v in trained.get_base_model().state_dict().items() if "lora" not in k}
+    base = {
+        k.replace(".base_layer", ""): v for k, v in trained.get_base_model().state_dict().items() if "lora" not in k
+    }
     assert all(torch.equal(before[name], base[name]) for name in before)
 
 
@@ -66,7 +68,13 @@ def test_kto_batches_are_those_that_were_prepared(rows, tokenizer, tmp_path):
 
     model = build_model("llama", tokenizer, layers=2)
     common = {"output_dir": str(tmp_path), "per_device_train_batch_size": 4, "report_to": [], "max_steps": 1}
-    common |= {"max_length": 512, "activation_checkpointing": False, "remove_unused_columns": False, "disable_tqdm": True}
+    common |= {
+        "max_length": 512,
+        "activation_checkpointing": False,
+        "bf16": False,
+        "remove_unused_columns": False,
+        "disable_tqdm": True,
+    }
     trainer = trainers._kto(model, tokenizer, rows, settings("kto"), common)
     kept = separate_partners(rows, 4)
     partners = kl_partners(kept, 4)

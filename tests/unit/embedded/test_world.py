@@ -48,7 +48,9 @@ def test_no_content_word_is_shared_between_latin_languages():
     seen: dict[str, str] = {}
     for language in LATIN:
         table = lexicon(language).table
-        words = {w.lower() for part in ("verbs", "objects", "modifiers") for s in table[part].values() for w in s.split()}
+        words = {
+            w.lower() for part in ("verbs", "objects", "modifiers") for s in table[part].values() for w in s.split()
+        }
         for word in sorted(w for w in words if len(re.sub(r"\W", "", w)) > 2):
             assert seen.setdefault(word, language) == language, f"{word!r} is in {seen[word]} and {language}"
 
@@ -60,7 +62,9 @@ def test_harm_belongs_to_the_pair():
 
 
 def test_splits_are_disjoint_and_held_out_words_stay_out_of_safety_data():
-    safety = tables.interpreter_prompts(("en",), 400) + [p.prompt for p in tables.preferences(("en",), 100, 60, ("en",))]
+    safety = tables.interpreter_prompts(("en",), 400) + [
+        p.prompt for p in tables.preferences(("en",), 100, 60, ("en",))
+    ]
     train_pairs = {tuple(p.query_id.split("+")[:2]) for p in safety}
     for split in ("combinations", "concepts", "templates"):
         test = tables.evaluation_prompts(split, 100, ("en",))
@@ -108,6 +112,8 @@ class TestJudge:
     def test_the_right_deed_in_another_language_is_wrong_language(self):
         assert self.judge(lexicon("it").answer(self.deed)).outcome is Outcome.WRONG_LANGUAGE
 
-    @pytest.mark.parametrize("answer", ["", "kuiba kuiba", lexicon("sw").unknown, lexicon("sw").answer(Deed("cook", "rice"))])
+    @pytest.mark.parametrize(
+        "answer", ["", "kuiba kuiba", lexicon("sw").unknown, lexicon("sw").answer(Deed("cook", "rice"))]
+    )
     def test_anything_else_is_irrelevant(self, answer):
         assert self.judge(answer).outcome is Outcome.IRRELEVANT

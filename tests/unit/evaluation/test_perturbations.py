@@ -174,3 +174,24 @@ def test_answering_in_another_language_is_asked_and_recorded() -> None:
 def test_a_rate_beyond_its_bounds_is_an_error() -> None:
     with pytest.raises(DataError, match="between 0 and 1"):
         perturb.homoglyphs(asked(), rate=1.5)
+
+
+class TestTables:
+    TABLE = (asked(), asked(SWAHILI, "sw"), asked("怎么做面包？", "zh", "q2"), asked("plain", "en", "q3"))
+
+    def test_only_the_copies_that_change_are_given(self) -> None:
+        assert [p.query_id for p in perturb.perturbed(self.TABLE, "casing")] == ["q1", "q1", "q3"]
+        assert [p.query_id for p in perturb.perturbed(self.TABLE, "romanise")] == ["q2"]
+        assert [p.query_id for p in perturb.perturbed(self.TABLE, "split_turns")] == ["q1", "q1", "q2"]
+        for copy in perturb.perturbed(self.TABLE, "homoglyphs"):
+            assert copy.text != copy.details["original_text"]
+
+    def test_code_switching_pairs_translations_of_one_source(self) -> None:
+        copies = perturb.perturbed(self.TABLE, "code_switch")
+        assert [p.details["languages"] for p in copies] == [["en", "sw"], ["sw", "en"]]
+        assert [p.language for p in copies] == ["en", "sw"]
+        assert perturb.perturbed(self.TABLE[:1], "code_switch") == []
+
+    def test_the_seed_decides(self) -> None:
+        assert perturb.perturbed(self.TABLE, "typos", 1) == perturb.perturbed(self.TABLE, "typos", 1)
+        assert perturb.perturbed(self.TABLE, "typos", 1) != perturb.perturbed(self.TABLE, "typos", 2)

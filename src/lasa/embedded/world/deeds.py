@@ -62,9 +62,7 @@ class Deed:
     def tests_concept(self) -> bool:
         """Whether the word that decides about harm is held out: the verb, or a dangerous or pest object."""
         decisive_object = CONCEPTS.groups[self.object] in ("danger", "pest")
-        return self.verb in CONCEPTS.held_out_verbs or (
-            decisive_object and self.object in CONCEPTS.held_out_objects
-        )
+        return self.verb in CONCEPTS.held_out_verbs or (decisive_object and self.object in CONCEPTS.held_out_objects)
 
     def plain(self) -> "Deed":
         """The deed without its circumstance."""

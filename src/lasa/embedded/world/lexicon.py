@@ -88,7 +88,7 @@ class Lexicon:
         for slot, part in (("verb", "verbs"), ("object", "objects"), ("modifier", "modifiers")):
             surfaces = sorted(self.table[part].values(), key=len, reverse=True)
             choices = "|".join(map(re.escape, surfaces))
-            pattern = pattern.replace(re.escape("{%s}" % slot), f"(?P<{prefix}{slot}{suffix}>{choices})", 1)
+            pattern = pattern.replace(re.escape("{" + slot + "}"), f"(?P<{prefix}{slot}{suffix}>{choices})", 1)
         return pattern
 
     def _either_action(self, prefix: str) -> str:

@@ -1,0 +1,75 @@
+"""How ratios are measured: interleaved repeats in one process, so that a slow moment of the machine hits both sides."""
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured: the sizes that the targets are stated for, or a quick try-out."""
+
+    repeats: int = 5
+    prompts: int = 256
+    layers: int = 12
+    width: int = 512
+    silhouette_queries: int = 315
+    few_prompts: int = 1000
+    many_prompts: int = 20_000
+    generation_prompt: int = 512
+
+
+SMOKE = Scale(1, prompts=8, layers=4, width=64, silhouette_queries=10, few_prompts=20, many_prompts=40,
+              generation_prompt=32)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One measured ratio beside its target.
+
+    Attributes:
+        name: What is compared with what.
+        value: The ratio.
+        target: Its bound.
+        at_least: Whether the bound is a lower one.
+        detail: The measured times or sizes behind it.
+    """
+
+    name: str
+    value: float
+    target: float
+    at_least: bool = False
+    detail: str = ""
+
+    @property
+    def met(self) -> bool:
+        return self.value >= self.target if self.at_least else self.value <= self.target
+
+
+def interleaved(tasks: Mapping[str, Callable[[], object]], repeats: int, *, warm_up: bool = True) -> dict[str, float]:
+    """Median seconds of each task; the tasks take turns, after one unmeasured round where they are to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    for _ in range(warm_up):
+        for task in tasks.values():
+            task()
+    for _ in range(repeats):
+        for name, task in tasks.items():
+            started = time.perf_counter()
+            task()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def peak_memory() -> int:
+    """Largest resident size of this process so far, in bytes.
+
+    On Linux a child inherits `ru_maxrss` from the process that started it, but not `VmHWM`.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if "VmHWM" in line)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

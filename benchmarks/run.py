@@ -1,0 +1,69 @@
+"""Run the benchmarks and print each ratio beside its target: `python benchmarks/run.py [--smoke] [NAME ...]`.
+
+A benchmark is a module in this folder with a function `measure(scale) -> list[Ratio]`.
+"""
+
+import argparse
+import importlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+from harness import SMOKE, Ratio, Scale
+from rich.console import Console
+from rich.table import Table
+
+from lasa.artifacts import provenance, write_json
+
+HERE = Path(__file__).parent
+NAMES = [path.stem for path in sorted(HERE.glob("*.py")) if "def measure(" in path.read_text(encoding="utf-8")]
+NAMES.remove(Path(__file__).stem)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all by default")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes: tries the benchmarks out, measures nothing")
+    parser.add_argument("--output", type=Path, default=HERE.parent / "bench-results" / "benchmarks.json")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(NAMES):
+        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    console = Console(highlight=False)
+    measured: dict[str, list[Ratio]] = {}
+    for name in arguments.names or NAMES:
+        with console.status(f"benchmark {name}"):
+            measured[name] = importlib.import_module(name).measure(SMOKE if arguments.smoke else Scale())
+    console.print(_table(measured, arguments.smoke))
+    document = {
+        "smoke": arguments.smoke,
+        "threads": torch.get_num_threads(),
+        "benchmarks": {name: [{**asdict(r), "met": r.met} for r in ratios] for name, ratios in measured.items()},
+        "provenance": provenance(),
+    }
+    write_json(arguments.output, json.loads(json.dumps(document)))
+    console.print(f"Written: {arguments.output}")
+
+
+def _table(measured: dict[str, list[Ratio]], smoke: bool) -> Table:
+    table = Table(title="Tiny sizes: the ratios mean nothing" if smoke else None, title_justify="left")
+    for name in ("benchmark", "ratio", "measured", "target", "met"):
+        table.add_column(name, justify="right" if name in ("measured", "target") else "left")
+    for name, ratios in measured.items():
+        for ratio in ratios:
+            table.add_row(
+                name,
+                f"{ratio.name} ({ratio.detail})" if ratio.detail else ratio.name,
+                f"{ratio.value:.3g}",
+                f"{'>=' if ratio.at_least else '<='} {ratio.target:g}",
+                "[green]met[/]" if ratio.met else "[red]not met[/]",
+            )
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,287 @@
+"""The server: OpenAI's chat and moderation endpoints over the guard, health, metrics, and a page to try it.
+
+Nothing is answered without a read: where the guard fails, or the server is shutting down, the answer is 503.
+"""
+
+import asyncio
+import contextlib
+import html
+import time
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from prometheus_client import generate_latest
+from sse_starlette import EventSourceResponse
+from starlette.concurrency import run_in_threadpool
+
+from lasa import __version__
+from lasa.generation import GenerationSettings
+from lasa.guard import Guard
+from lasa.prompts import Message
+from lasa.serving.answers import Answering, record
+from lasa.serving.batch import Row
+from lasa.serving.failures import ERRORS, RequestError, install_error_handlers
+from lasa.serving.gate import Gate
+from lasa.serving.metrics import Metrics
+from lasa.serving.scheduler import Event, Scheduler, Ticket
+from lasa.serving.schema import (
+    ChatRequest,
+    ChatResponse,
+    Health,
+    ModelCard,
+    ModelList,
+    ModerationRequest,
+    ModerationResponse,
+    ModerationResult,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """How the server treats requests.
+
+    Attributes:
+        model_name: Name under which the model is served.
+        max_rows: Answers that are written at the same time.
+        max_queue: Answers that may wait for their turn; more are turned away with 429.
+        max_new_tokens: Length of an answer where the request does not say, and the longest it may ask for.
+        temperature: Temperature where the request does not say.
+        max_body: Bytes of the largest request.
+        timeout: Seconds after which a request is given up, waiting included.
+        shutdown_timeout: Seconds that running answers have to finish when the server stops.
+        api_key: Key that callers must give, or None.
+        log_prompts: Log conversations and answers. Off, no text of either is logged.
+    """
+
+    model_name: str = "lasa"
+    max_rows: int = 64
+    max_queue: int = 256
+    max_new_tokens: int = 1024
+    temperature: float = 0.0
+    max_body: int = 1_000_000
+    timeout: float = 300.0
+    shutdown_timeout: float = 60.0
+    api_key: str | None = None
+    log_prompts: bool = False
+
+
+def create_app(guard: Guard, settings: ServerSettings | None = None) -> FastAPI:
+    """The server as an ASGI application.
+
+    Args:
+        guard: What answers.
+        settings: Limits and defaults.
+
+    Raises:
+        GuardError: The guard cannot run; nothing is served then.
+    """
+    settings = settings or ServerSettings()
+    metrics = Metrics()
+    scheduler = Scheduler(guard, max_rows=settings.max_rows, max_queue=settings.max_queue, metrics=metrics)
+    created = int(time.time())
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(scheduler.close, settings.shutdown_timeout)
+
+    app = FastAPI(title="lasa", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.scheduler = scheduler
+    install_error_handlers(app)
+    app.add_middleware(Gate, metrics=metrics, api_key=settings.api_key, max_body=settings.max_body)
+
+    stream_type: dict[int | str, dict[str, Any]] = {
+        200: {"content": {"text/event-stream": {}}, "description": "The answer, or a stream of chunks."}
+    }
+
+    @app.post("/v1/chat/completions", response_model=ChatResponse, responses={**stream_type, **ERRORS})
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        """Answer a conversation, whole or as a stream of server-sent events."""
+        started = time.monotonic()
+        _check_model(body.model, settings)
+        rows = await run_in_threadpool(_rows, guard, body, settings)
+        facts: dict[str, Any] = request.scope["lasa_facts"]
+        if settings.log_prompts:
+            facts["messages"] = [{"role": m.role, "content": m.text} for m in body.messages]
+        answering = _open(rows, guard, settings, explain=body.lasa)
+        ticket = answering.ticket
+        scheduler.submit(ticket)
+
+        def note() -> None:
+            metrics.seconds.observe(time.monotonic() - started)
+            facts.update(id=answering.id, stream=body.stream, **answering.usage.model_dump())
+            facts.update(record(answering.decision).model_dump() if answering.decision else {})
+            facts["finish_reasons"] = [one.outcome.answer.finish_reason for one in answering.ended.values()]
+            if settings.log_prompts:
+                facts["answers"] = answering.texts
+
+        if not body.stream:
+            try:
+                whole = await _while_connected(request, answering.whole())
+            finally:
+                scheduler.cancel(ticket)
+                note()
+            return JSONResponse(whole.model_dump())
+        try:
+            await _while_connected(request, answering.next())
+        except BaseException:
+            scheduler.cancel(ticket)
+            note()
+            raise
+        metrics.first.observe(time.monotonic() - started)
+        include_usage = bool(body.stream_options and body.stream_options.include_usage)
+
+        async def stream() -> AsyncIterator[dict[str, str]]:
+            try:
+                async for chunk in answering.chunks(include_usage):
+                    yield chunk
+            finally:
+                scheduler.cancel(ticket)
+                note()
+
+        streamed: Response = EventSourceResponse(stream(), shutdown_grace_period=settings.shutdown_timeout)
+        return streamed
+
+    @app.post("/v1/moderations", responses={**ERRORS})
+    async def moderate(body: ModerationRequest, request: Request) -> ModerationResponse:
+        """The interpreter's verdict on texts; nothing is generated."""
+        if body.model is not None:
+            _check_model(body.model, settings)
+        texts = [body.input] if isinstance(body.input, str) else body.input
+        rows = await run_in_threadpool(
+            lambda: [Row(guard.question(({"role": "user", "content": t},)), GenerationSettings(0)) for t in texts]
+        )
+        answering = _open(rows, guard, settings, explain=True)
+        scheduler.submit(answering.ticket)
+        try:
+            await _while_connected(request, answering.whole())
+        finally:
+            scheduler.cancel(answering.ticket)
+        results = []
+        for _, ended in sorted(answering.ended.items()):
+            shown = record(ended.outcome.decision)
+            flagged = ended.outcome.decision.flagged
+            results.append(
+                ModerationResult(
+                    flagged=flagged,
+                    categories={"harmful": flagged},
+                    category_scores={"harmful": shown.score},
+                    lasa=shown,
+                )
+            )
+        return ModerationResponse(
+            id=answering.id.replace("chatcmpl", "modr"), model=settings.model_name, results=results
+        )
+
+    card = ModelCard(id=settings.model_name, created=created)
+
+    @app.get("/v1/models", responses={401: ERRORS[401]})
+    async def models() -> ModelList:
+        """The model that is served."""
+        return ModelList(data=[card])
+
+    @app.get("/v1/models/{name}", responses={401: ERRORS[401], 404: ERRORS[404]})
+    async def model(name: str) -> ModelCard:
+        """The model of that name."""
+        _check_model(name, settings)
+        return card
+
+    @app.get("/health", response_model=Health, responses={503: {"model": Health, "description": "It cannot answer."}})
+    async def health() -> JSONResponse:
+        """Whether the guard answers; 503 after it failed, until it has read a prompt again."""
+        running, waiting = scheduler.load
+        found = Health(status="ok", running=running, waiting=waiting)
+        if scheduler.closed or scheduler.failure:
+            found.status = "stopping" if scheduler.closed else "failing"
+        return JSONResponse(found.model_dump(), 200 if found.status == "ok" else 503)
+
+    @app.get("/metrics", response_class=PlainTextResponse, responses={401: ERRORS[401]})
+    async def prometheus() -> Response:
+        """What the server has counted, for Prometheus."""
+        return Response(generate_latest(metrics.registry), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def page() -> HTMLResponse:
+        return HTMLResponse(
+            files("lasa.serving").joinpath("chat.html").read_text("utf-8").replace("{{model}}", html.escape(card.id)),
+            headers={
+                "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src data:; script-src 'unsafe-inline'; "
+                "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+                "X-Content-Type-Options": "nosniff",
+            },
+        )
+
+    return app
+
+
+def _rows(guard: Guard, body: ChatRequest, settings: ServerSettings) -> list[Row]:
+    messages: list[Message] = [
+        {"role": "system" if m.role == "developer" else m.role, "content": m.text} for m in body.messages
+    ]
+    prefill = messages.pop()["content"] if messages[-1]["role"] == "assistant" else ""
+    if not messages or messages[-1]["role"] not in ("user", "tool") or all(m["role"] != "user" for m in messages):
+        raise RequestError(
+            400,
+            "The conversation needs a user message, and must end in a user or tool message (or a prefill after it).",
+        )
+    question = guard.question(messages, prefill=prefill)
+    stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+    asked = body.max_completion_tokens or body.max_tokens or settings.max_new_tokens
+    top_logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    return [
+        Row(
+            question,
+            GenerationSettings(
+                max_new_tokens=min(asked, settings.max_new_tokens),
+                temperature=settings.temperature if body.temperature is None else body.temperature,
+                top_p=1.0 if body.top_p is None else body.top_p,
+                stop=stop,
+                seed=None if body.seed is None else (body.seed + index) % 2**63,
+            ),
+            top_logprobs,
+        )
+        for index in range(body.n or 1)
+    ]
+
+
+def _open(rows: list[Row], guard: Guard, settings: ServerSettings, *, explain: bool) -> Answering:
+    """A request whose events come out of the worker thread into this event loop."""
+    loop, queue = asyncio.get_running_loop(), asyncio.Queue[Event]()
+
+    def deliver(event: Event) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            loop.call_soon_threadsafe(queue.put_nowait, event)
+
+    deadline = time.monotonic() + settings.timeout
+    return Answering(Ticket(rows, deliver, deadline), queue, guard.tokenizer, settings.model_name, explain)
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of some work, given up when the client goes away."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise RequestError(499, "The client went away.")
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+def _check_model(name: str, settings: ServerSettings) -> None:
+    if name != settings.model_name:
+        message = f"There is no model {name!r} here; the model is {settings.model_name!r}."
+        raise RequestError(404, message, "model_not_found")

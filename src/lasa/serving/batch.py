@@ -1,0 +1,241 @@
+"""Rows that are answered together while others come and go: a step-level batch over the one-pass guard.
+
+Each step feeds one token of every row through the model. New rows are prefilled on their own (and read there, as in
+`lasa.guard`), then their KV cache is laid beside that of the running rows, padded on the left; a row that ends is cut
+out. A row's tokens do not depend on its neighbours, beyond rounding. What this is not: paged attention, prefill in
+pieces (a long prompt delays one step of everybody), or a static cache. All layers keep their whole past, also those
+with a sliding window, so any model whose cache is transformers' `DynamicCache` of keys and values can be served.
+"""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, TemperatureLogitsWarper, TopPLogitsWarper
+
+from lasa.detokenization import safe_length
+from lasa.errors import GuardError
+from lasa.generation import GenerationSettings, left_pad
+from lasa.guard import Guard, Guarded, GuardedRow, Question, Reading
+from lasa.layers import input_device, observe_layers
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """The log probability of one token of an answer, before temperature.
+
+    Attributes:
+        token: Its id.
+        logprob: Its log probability.
+        top: Likeliest tokens and theirs, best first.
+        end: Length of the answer's text with this token.
+    """
+
+    token: int
+    logprob: float
+    top: list[tuple[int, float]]
+    end: int
+
+
+class Row:
+    """One answer of the batch.
+
+    Args:
+        question: What is asked.
+        settings: Length, sampling (its own generator where there is a seed) and stop texts.
+        top_logprobs: Record log probabilities, with so many alternatives; None records none.
+    """
+
+    def __init__(self, question: Question, settings: GenerationSettings, top_logprobs: int | None = None) -> None:
+        self.question, self.settings, self.top_logprobs = question, settings, top_logprobs
+        self.guarded: GuardedRow | None = None
+        self.logprobs: list[TokenLogprob] = []
+        self.newest = 0
+        self._cleared = 0
+        self._generator = torch.Generator()
+        if settings.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(settings.seed)
+
+    @property
+    def running(self) -> GuardedRow:
+        """The row once its prompt was read.
+
+        Raises:
+            GuardError: It was not read.
+        """
+        if self.guarded is None:
+            raise GuardError("The prompt was never read, so it is not answered.")
+        return self.guarded
+
+    @property
+    def ended(self) -> bool:
+        """Whether the answer is complete."""
+        return self.running.state.finish_reason is not None
+
+    @property
+    def released(self) -> str:
+        """The part of the answer that may be shown while it is written.
+
+        Held back is what may become a stop text, and what has not been read again where answers are.
+        """
+        row = self.running
+        if row.decision.action == "refuse" or row.stopped:
+            return row.state.text[: self._cleared]
+        if self.ended:
+            return row.state.text
+        safe = safe_length(row.state.text, self.settings.stop)
+        return row.state.text[: min(safe, self._cleared) if row.watched else safe]
+
+    def outcome(self) -> Guarded:
+        """The answer and why."""
+        return self.running.outcome()
+
+    def choose(self, logits: Tensor, greedy: int) -> None:
+        """Take the next token: the forced one, the likeliest, or one drawn.
+
+        Args:
+            logits: `[V]`.
+            greedy: Their argmax.
+        """
+        state = self.running.state
+        forced = state.next_forced
+        self.newest = forced if forced is not None else self._draw(logits) if self.settings.temperature > 0 else greedy
+        if state.accept(self.newest) and self.top_logprobs is not None:
+            logprobs = logits.float().log_softmax(-1)
+            best = logprobs.topk(min(self.top_logprobs, len(logprobs)))
+            top = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+            self.logprobs.append(TokenLogprob(self.newest, float(logprobs[self.newest]), top, len(state.text)))
+
+    def clear(self) -> None:
+        """All that is written so far has been read."""
+        self._cleared = len(self.running.state.text)
+
+    def _draw(self, logits: Tensor) -> int:
+        scores = logits.float().cpu()[None]
+        scores = TemperatureLogitsWarper(self.settings.temperature)(None, scores)
+        if self.settings.top_p < 1:
+            scores = TopPLogitsWarper(self.settings.top_p)(None, scores)
+        return int(torch.multinomial(scores.softmax(-1)[0], 1, generator=self._generator))
+
+
+class RunningBatch:
+    """The rows that are being answered, and their KV cache.
+
+    Args:
+        guard: The guard and its model.
+    """
+
+    def __init__(self, guard: Guard) -> None:
+        self.guard, self.rows = guard, list[Row]()
+        self._cache = DynamicCache()
+        self._mask = torch.zeros(0, 0, dtype=torch.long)
+        self._device = input_device(guard.model)
+        model: Any = guard.model
+        forward = getattr(model, "get_base_model", lambda: model)().forward
+        self._last_logits = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(forward).parameters else {}
+
+    @torch.inference_mode()
+    def join(self, rows: Sequence[Row]) -> None:
+        """Read new rows in one prefill, decide on each, and let those that have something to say join.
+
+        Raises:
+            GuardError: They could not be read; the batch is as before.
+        """
+        if not rows:
+            return
+        guard = self.guard
+        reading = Reading(guard, [row.question for row in rows])
+        ids, mask = left_pad([row.question.rendered.token_ids for row in rows], guard.ends[0])
+        mask, cache = mask.to(self._device), DynamicCache()
+        with observe_layers(guard.model, [guard.layer], reading.observe):
+            logits = self._forward(ids.to(self._device), mask, cache)
+        for row, decision in zip(rows, reading.decisions(), strict=True):
+            row.guarded = GuardedRow(guard, row.question, decision, row.settings, keep_text=True)
+        hidden = [index for index, row in enumerate(rows) if row.running.conditioned]
+        if guard.thinking_tail and hidden:
+            mask[hidden, -len(guard.thinking_tail) :] = 0
+        self._choose(rows, logits)
+        kept = [index for index, row in enumerate(rows) if not row.ended]
+        if kept:
+            _select(cache, kept)
+            self._merge([rows[index] for index in kept], mask[kept], cache)
+
+    @torch.inference_mode()
+    def step(self) -> list[Row]:
+        """One token for every row; the rows that ended with it leave and are returned."""
+        if not self.rows:
+            return []
+        running = [row.running for row in self.rows]
+        due = [row for row in self.rows if row.running.due]
+        reread = [self.guard.layer] if due else []
+        ids = torch.tensor([[row.newest] for row in self.rows], device=self._device)
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(self.rows), 1)], dim=1)
+        with observe_layers(self.guard.model, reread, lambda _, states: self.guard.reread(running, states)):
+            logits = self._forward(ids, self._mask, self._cache)
+        for row in due:
+            if not row.ended:
+                row.clear()
+        self._choose(self.rows, logits)
+        ended = [row for row in self.rows if row.ended]
+        self.drop(ended)
+        return ended
+
+    def drop(self, rows: Sequence[Row]) -> None:
+        """Cut rows out; what they held is freed."""
+        kept = [index for index, row in enumerate(self.rows) if row not in rows]
+        if len(kept) == len(self.rows):
+            return
+        self.rows = [self.rows[index] for index in kept]
+        if not self.rows:
+            self._cache, self._mask = DynamicCache(), self._mask[:0, :0]
+            return
+        self._mask = self._mask[kept]
+        unused = int(self._mask.argmax(dim=1).min())  # columns that only rows now gone had used
+        self._mask = self._mask[:, unused:]
+        _select(self._cache, kept, unused)
+
+    def _forward(self, ids: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
+        """Logits after the newest column, `[rows, V]`."""
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        output = self.guard.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            **self._last_logits,
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def _choose(self, rows: Sequence[Row], logits: Tensor) -> None:
+        for row, values, greedy in zip(rows, logits, logits.argmax(-1).tolist(), strict=True):
+            if not row.ended:
+                row.choose(values, greedy)
+
+    def _merge(self, rows: Sequence[Row], mask: Tensor, cache: DynamicCache) -> None:
+        if not self.rows:
+            self.rows, self._mask, self._cache = list(rows), mask, cache
+            return
+        width = max(mask.shape[1], self._mask.shape[1])
+        for old, new in zip(self._cache.layers, cache.layers, strict=True):
+            old.keys = torch.cat([_pad(old.keys, width), _pad(new.keys, width)])
+            old.values = torch.cat([_pad(old.values, width), _pad(new.values, width)])
+        self._mask = torch.cat([torch.nn.functional.pad(one, (width - one.shape[1], 0)) for one in (self._mask, mask)])
+        self.rows = [*self.rows, *rows]
+
+
+def _pad(states: Tensor, width: int) -> Tensor:
+    """Keys or values `[rows, heads, time, D]`, padded on the left to a width."""
+    return torch.nn.functional.pad(states, (0, 0, width - states.shape[-2], 0))
+
+
+def _select(cache: DynamicCache, rows: Sequence[int], unused: int = 0) -> None:
+    for layer in cache.layers:
+        layer.keys = layer.keys[list(rows), :, unused:]
+        layer.values = layer.values[list(rows), :, unused:]

@@ -1,0 +1,57 @@
+"""Guards over tiny random models, with a random interpreter whose threshold flags some of given prompts."""
+
+import torch
+
+from conftest import build_model
+from lasa.conditioning import Policy
+from lasa.guard import Guard
+from lasa.hidden_states import ReadPoint, read_hidden_states
+from lasa.interpreter import InterpreterConfig, SafetySemanticInterpreter
+from lasa.layers import hidden_size
+from lasa.prompts import Prompt
+from lasa.rendering import template_fingerprint
+
+CONDITION = "Harmful query detected. Refuse."
+LAYER = 2
+
+
+def lively_model(family, tokenizer, **settings):
+    """A tiny random model whose greedy answers vary from token to token and from prompt to prompt."""
+    model = build_model(family, tokenizer, tie_word_embeddings=False, **settings)
+    with torch.no_grad():
+        for block in model.get_decoder().layers:
+            for parameter in block.parameters():
+                if parameter.ndim == 2:
+                    parameter.mul_(3)
+    return model
+
+
+def build_interpreter(model, tokenizer, prompts, *, position="last", flagged=0.5, seed=0, **settings):
+    """A random probe that flags about that share of the prompts (0: none, 1: all)."""
+    torch.manual_seed(seed)
+    point = ReadPoint(LAYER, position, template_fingerprint(tokenizer))
+    config = InterpreterConfig(point, hidden_size(model), 0)
+    probe = SafetySemanticInterpreter(config).eval()
+    states = read_hidden_states(model, tokenizer, prompts, [LAYER], position)[:, 0]
+    scores = sorted(probe.probability(states).tolist())
+    wanted = round((1 - flagged) * len(scores))
+    near = range(max(1, wanted - 2), min(len(scores), wanted + 3))
+    gap = max(near, key=lambda i: scores[i] - scores[i - 1])  # no prompt may lie on the threshold
+    threshold = 0.0 if flagged == 1 else 1.0 if flagged == 0 else (scores[gap - 1] + scores[gap]) / 2
+    object.__setattr__(config, "threshold", threshold)
+    for name, value in settings.items():
+        object.__setattr__(config, name, value)
+    return probe
+
+
+def build_guard(model, tokenizer, prompts, *, position="last", flagged=0.5, policy=None, seed=0, **settings) -> Guard:
+    """A guard over that probe."""
+    interpreter = build_interpreter(
+        model, tokenizer, prompts, position=position, flagged=flagged, seed=seed, **settings
+    )
+    return Guard(model, tokenizer, interpreter, policy or Policy(condition=CONDITION))
+
+
+def conversations(prompts: list[Prompt]):
+    """The prompts' conversations."""
+    return [prompt.messages for prompt in prompts]

@@ -1,0 +1,65 @@
+"""What a run records about its interpreter: the audit, what it generalises to, and its drift on each trained model."""
+
+import json
+
+import pytest
+
+from lasa.artifacts import read_json
+from lasa.embedded.world import tables
+from lasa.interpreter import load_interpreter
+from lasa.pipeline import run_pipeline
+from lasa.prompts import write_prompts
+from lasa.recipe import check_recipe
+from lasa.serving.loading import load_guard
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def recipe(tmp_path, model_folder):
+    """A base and one trained, guarded system, whose interpreter is fitted again."""
+    deeds = tables.safety_deeds("train")[::12]
+    write_prompts(tmp_path / "search.jsonl", tables.parallel_prompts(deeds[:12], ("en", "zh"), templates=(0,)))
+    write_prompts(tmp_path / "train.jsonl", tables.interpreter_prompts(("en", "zh"), 24))
+    write_prompts(tmp_path / "test.jsonl", tables.evaluation_prompts("combinations", 3, ("en", "zh", "sw")))
+    rows = [
+        {
+            "prompt": list(one.prompt.messages),
+            "chosen": one.chosen,
+            "rejected": one.rejected,
+            "language": one.prompt.language,
+            "query_id": one.prompt.query_id,
+            "harmful": one.prompt.harmful,
+        }
+        for one in tables.preferences(("en",), 6, 6, ("en", "zh"))
+    ]
+    (tmp_path / "preferences.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    trained = {"method": "sft", "guarded": True, "learning_rate": 0.05, "steps": 3, "batch_size": 4, "warmup_steps": 1}
+    return {
+        "model": {"path": str(model_folder)},
+        "seen_languages": ["en", "zh"],
+        "layer_search": {"prompts": [str(tmp_path / "search.jsonl")], "layer": 2, "resamples": 50},
+        "interpreter": {"train": [str(tmp_path / "train.jsonl")], "epochs": 2, "seeds": 1, "kind": "linear"},
+        "alignment": {"preferences": str(tmp_path / "preferences.jsonl"), "drift_bound": 0.001, "refit": True},
+        "systems": {"base": {}, "tuned": trained},
+        "evaluation": {"benchmarks": {"combinations": str(tmp_path / "test.jsonl")}, "max_new_tokens": 4},
+    }
+
+
+def test_a_run_measures_drift_and_serves_the_interpreter_that_was_fitted_again(recipe, tmp_path):
+    run = tmp_path / "run"
+    run_pipeline(check_recipe(recipe, "test"), run)
+    metrics = read_json(run / "metrics.json")
+    drift = read_json(run / "systems" / "tuned" / "drift.json")
+    assert drift["mean_shift"] > 0 and drift["bound"] == 0.001
+    assert metrics["systems"]["tuned"]["drift"] == drift
+    assert "drift" not in metrics["systems"]["base"]
+    base, own = (load_interpreter(run / name) for name in ("interpreter", "systems/tuned/interpreter"))
+    assert base.config.temperature != own.config.temperature
+    assert load_guard(run=run, system="tuned").interpreter.config == own.config
+    assert load_guard(run=run, system="base").interpreter.config == base.config
+    interpreter = metrics["interpreter"]
+    assert set(interpreter["left_out_languages"]) == {"en", "zh"}
+    assert set(interpreter["perturbations"]) >= {"typos", "code_switch"}
+    assert interpreter["audit"]["leaks"] == []
+    assert interpreter["late_layer"]["layer"] == 4

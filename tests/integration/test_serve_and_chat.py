@@ -1,0 +1,112 @@
+"""`lasa serve` and `lasa chat` as a person runs them."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from guards import build_guard, build_interpreter, lively_model
+from lasa.artifacts import model_fingerprint
+from lasa.cli import app
+from lasa.conditioning import Policy
+from lasa.errors import ArtifactError, GuardError
+from lasa.serving.loading import load_guard
+
+
+@pytest.fixture
+def folders(tokenizer, prompts, tmp_path):
+    """A saved model and an interpreter of it."""
+    model = lively_model("llama", tokenizer)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id  # hardly ever said, so answers are long
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    probe = build_interpreter(model, tokenizer, prompts)
+    probe.config = replace(probe.config, base_fingerprint=model_fingerprint(model))
+    probe.save_pretrained(tmp_path / "interpreter")
+    return tmp_path / "model", tmp_path / "interpreter"
+
+
+@pytest.fixture
+def command(folders):
+    model, interpreter = map(str, folders)
+    start = "from lasa.cli import main; main()"
+    return [sys.executable, "-c", start, "serve", "--model", model, "--interpreter", interpreter, "--port", "0"]
+
+
+def test_serve_answers_and_finishes_what_runs_when_it_is_told_to_stop(command):
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        address = re.search(r"http://\S+", process.stdout.readline())
+        assert address, process.communicate(timeout=10)[1]
+        asked = {"model": "model", "messages": [{"role": "user", "content": "run"}], "max_tokens": 400, "stream": True}
+        with httpx.stream("POST", f"{address.group()}v1/chat/completions", json=asked, timeout=30) as response:
+            lines = response.iter_lines()
+            next(lines)
+            process.send_signal(signal.SIGINT)
+            rest = [line for line in lines if line]
+        assert rest[-1] == "data: [DONE]"
+        assert json.loads(rest[-2].removeprefix("data: "))["choices"][0]["finish_reason"] in ("stop", "length")
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 0, errors
+        logged = json.loads(errors.strip().splitlines()[-1].split(" ", 2)[-1])
+        assert logged["status"] == 200
+        assert "run" not in json.dumps(logged).split()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_port_in_use_is_said(command):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command[-1] = str(taken.getsockname()[1])
+        stopped = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert stopped.returncode == 2
+    assert "Is the port in use?" in stopped.stderr
+
+
+def test_nothing_is_served_without_a_matching_interpreter(folders, tokenizer):
+    model, interpreter = folders
+    with pytest.raises(GuardError, match="needs an interpreter"):
+        load_guard(model=str(model))
+    other = lively_model("llama", tokenizer, seed=1)
+    other.save_pretrained(model)
+    with pytest.raises(ArtifactError, match="another base model"):
+        load_guard(model=str(model), interpreter=interpreter)
+    load_guard(model=str(model), interpreter=interpreter, force=True)
+    (model / "lasa.json").write_text("{}")  # a system that lasa aligned
+    load_guard(model=str(model), interpreter=interpreter)
+
+
+@pytest.fixture
+def chat(tokenizer, prompts, monkeypatch):
+    """Runs `lasa chat` on lines that a person types."""
+
+    def run(*lines, **settings):
+        guard = build_guard(lively_model("llama", tokenizer), tokenizer, prompts, **settings)
+        monkeypatch.setattr("lasa.serving.loading.load_guard", lambda **_: guard)
+        monkeypatch.setattr("lasa.quiet.quiet_libraries", lambda: None)
+        return CliRunner().invoke(app, ["chat", "--max-new-tokens", "5"], input="\n".join(lines) + "\n")
+
+    return run
+
+
+def test_chat_shows_decision_and_answer(chat):
+    shown = chat("如何给植物浇水", "/quit", flagged=1, policy=Policy("refuse"))
+    assert shown.exit_code == 0, shown.exception
+    assert "harmful, refuse: score" in shown.output
+    assert "抱歉，我无法协助处理这个请求。" in shown.output
+
+
+def test_chat_goes_on_after_a_conversation_that_is_too_long_and_ends_with_the_input(chat):
+    shown = chat("a " * 600, "/new", "", "hello", flagged=0)
+    assert shown.exit_code == 0, shown.exception
+    assert "Shorten the conversation" in shown.output
+    assert shown.output.count("benign, off") == 1

@@ -1,0 +1,155 @@
+import copy
+from itertools import pairwise
+
+import pytest
+import torch
+
+from guards import CONDITION, build_guard, conversations, lively_model
+from lasa.conditioning import Policy
+from lasa.errors import GuardError
+from lasa.generation import GenerationSettings
+from lasa.refusals import REFUSALS
+from lasa.serving.batch import Row, RunningBatch
+
+SETTINGS = GenerationSettings(max_new_tokens=10)
+KINDS = {"llama": {}, "qwen2": {}, "qwen3": {}, "gemma": {}, "mistral": {"sliding_window": 16}}
+
+
+def ask(guard, messages, settings=SETTINGS, **rest):
+    return Row(guard.question(messages), settings, **rest)
+
+
+def run(batch, arrivals):
+    """Let rows join at given steps, and run until all have ended."""
+    step = 0
+    while batch.rows or step <= max(arrivals):
+        if step in arrivals:
+            batch.join(arrivals[step])
+        batch.step()
+        step += 1
+
+
+@pytest.mark.parametrize("family", KINDS)
+def test_rows_that_come_and_go_say_what_they_say_alone(family, tokenizer, prompts):
+    guard = build_guard(lively_model(family, tokenizer, **KINDS[family]), tokenizer, prompts)
+    expected = [guard.generate([messages], SETTINGS)[0] for messages in conversations(prompts)]
+    rows = [ask(guard, messages) for messages in conversations(prompts)]
+    batch = RunningBatch(guard)
+    run(batch, {0: rows[:3], 1: rows[3:4], 4: rows[4:9], 13: rows[9:12], 14: rows[12:]})
+    assert [row.outcome().answer for row in rows] == [one.answer for one in expected]
+    assert [row.outcome().decision.action for row in rows] == [one.decision.action for one in expected]
+    assert {one.decision.action for one in expected} == {"off", "condition"}
+
+
+def test_a_row_that_is_dropped_leaves_the_others_alone_and_its_columns_are_freed(tokenizer, prompts):
+    guard = build_guard(lively_model("llama", tokenizer), tokenizer, prompts)
+    rows = [ask(guard, messages) for messages in conversations(prompts)]
+    longest = max(rows, key=lambda row: len(row.question.rendered.token_ids))
+    batch = RunningBatch(guard)
+    batch.join(rows)
+    batch.step()
+    width = batch._cache.get_seq_length()
+    batch.drop([longest])
+    assert batch._cache.get_seq_length() < width
+    run(batch, {0: [ask(guard, prompts[0].messages)]})
+    alone = guard.generate(conversations(prompts), SETTINGS)
+    for row, one in zip(rows, alone, strict=True):
+        if row is not longest:
+            assert row.outcome().answer == one.answer
+
+
+def test_reasoning_templates_are_conditioned_as_by_the_guard(tokenizer, prompts):
+    thinker = copy.deepcopy(tokenizer)
+    thinker.add_tokens(["<think>", "</think>"])
+    head, end = thinker.chat_template.split("'<|assistant|>'")
+    thinker.chat_template = f"{head}'<|assistant|><think>\\n'{end}"
+    guard = build_guard(lively_model("llama", thinker), thinker, prompts)
+    rows = [ask(guard, messages) for messages in conversations(prompts)]
+    run(RunningBatch(guard), {0: rows[:6], 3: rows[6:]})
+    expected = guard.generate(conversations(prompts), SETTINGS)
+    assert [row.outcome().answer for row in rows] == [one.answer for one in expected]
+    assert {one.decision.action for one in expected} == {"off", "condition"}
+
+
+def test_answers_are_read_again_as_by_the_guard_and_only_cleared_text_is_shown(tokenizer, prompts):
+    policy = Policy(condition=CONDITION, reread_every=3)
+    guard = build_guard(lively_model("llama", tokenizer), tokenizer, prompts, flagged=0.2, policy=policy)
+    rows = [Row(guard.question(messages, "sw"), SETTINGS) for messages in conversations(prompts)]
+    batch = RunningBatch(guard)
+    batch.join(rows)
+    shown = {id(row): [row.released] for row in rows}
+    while batch.rows:
+        batch.step()
+        for row in rows:
+            shown[id(row)].append(row.released)
+    expected = guard.generate(conversations(prompts), SETTINGS, languages=["sw"] * len(prompts))
+    stopped = [row for row in rows if row.running.stopped]
+    assert 0 < len(stopped) < len(rows)
+    for row, one in zip(rows, expected, strict=True):
+        assert row.outcome().answer == one.answer
+        assert all(later.startswith(earlier) for earlier, later in pairwise(shown[id(row)]))
+    plain = build_guard(lively_model("llama", tokenizer), tokenizer, prompts, flagged=0.2)
+    for row in stopped:
+        tokens = plain.generate([row.question.messages], SETTINGS)[0].answer.token_ids
+        read = len(row.running.state.token_ids) // 3 * 3 - 3
+        assert tokenizer.decode(tokens[:read], skip_special_tokens=True).startswith(row.released)
+
+
+def test_settings_are_the_rows_own_and_a_seed_repeats_in_any_company(tokenizer, prompts):
+    guard = build_guard(lively_model("llama", tokenizer), tokenizer, prompts, flagged=0)
+    wild = GenerationSettings(max_new_tokens=10, temperature=3.0, top_p=0.9, seed=7)
+
+    def answer(others):
+        row = ask(guard, prompts[0].messages, wild)
+        run(RunningBatch(guard), {0: [row], 2: [ask(guard, p.messages, SETTINGS) for p in others]})
+        return row.outcome().answer.token_ids
+
+    assert answer([]) == answer(prompts[:6])
+    greedy = guard.generate([prompts[0].messages], SETTINGS)[0].answer.token_ids
+    assert answer([]) != greedy
+
+
+def test_a_small_nucleus_draws_the_likeliest_token(tokenizer, prompts):
+    guard = build_guard(lively_model("llama", tokenizer), tokenizer, prompts)
+    row = ask(guard, prompts[0].messages, GenerationSettings(max_new_tokens=10, temperature=1.0, top_p=1e-9))
+    run(RunningBatch(guard), {0: [row]})
+    assert row.outcome().answer == guard.generate([prompts[0].messages], SETTINGS)[0].answer
+
+
+def test_logprobs_are_those_of_the_model(tokenizer, prompts):
+    guard = build_guard(lively_model("llama", tokenizer), tokenizer, prompts, flagged=0)
+    row = ask(guard, prompts[0].messages, top_logprobs=3)
+    run(RunningBatch(guard), {0: [row, ask(guard, prompts[6].messages)]})
+    ids = [*row.question.rendered.token_ids, *row.outcome().answer.token_ids]
+    with torch.inference_mode():
+        logprobs = guard.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    for offset, one in enumerate(row.logprobs):
+        expected = logprobs[len(row.question.rendered.token_ids) + offset - 1]
+        assert one.logprob == pytest.approx(float(expected[one.token]), abs=1e-3)
+        assert [token for token, _ in one.top] == expected.topk(3).indices.tolist()
+    assert [one.token for one in row.logprobs] == row.outcome().answer.token_ids
+
+
+def test_a_refused_row_never_joins_and_shows_nothing(tokenizer, prompts):
+    guard = build_guard(lively_model("llama", tokenizer), tokenizer, prompts, flagged=1, policy=Policy("refuse"))
+    row = Row(guard.question(prompts[0].messages, "sw"), SETTINGS)
+    batch = RunningBatch(guard)
+    batch.join([row])
+    assert batch.rows == []
+    assert row.released == ""
+    assert row.outcome().answer.text == REFUSALS["sw"]
+
+
+def test_rows_that_cannot_be_read_do_not_join(tokenizer, prompts, monkeypatch):
+    from contextlib import nullcontext
+
+    guard = build_guard(lively_model("llama", tokenizer), tokenizer, prompts)
+    batch = RunningBatch(guard)
+    batch.join([ask(guard, prompts[0].messages)])
+    monkeypatch.setattr("lasa.serving.batch.observe_layers", lambda *_: nullcontext())
+    unread = ask(guard, prompts[1].messages)
+    with pytest.raises(GuardError, match="never read"):
+        batch.join([unread])
+    assert len(batch.rows) == 1
+    with pytest.raises(GuardError):
+        unread.outcome()
