@@ -28,7 +28,8 @@ class CalibrationOptions:
 
     Attributes:
         false_refusals: Target share of flagged benign prompts; None takes the best balanced accuracy.
-        per_language: With a target, also give each language a threshold of its own where it has enough benign prompts to bound the rate; the others keep the global one.
+        per_language: With a target, also give each language a threshold of its own where it has enough benign prompts
+            to bound the rate; the others keep the global one.
         controversial_misses: Fit the band below the threshold so that at most this share of harmful prompts scores
             below the band; None for no band.
 

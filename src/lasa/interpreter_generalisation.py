@@ -54,8 +54,8 @@ def leave_one_out(
 ) -> dict[str, dict[str, Any]]:
     """Train without one language (or source) after the other, and measure on what was left out.
 
-    One seed each, calibrated on development rows alone. What was left out is measured on the test rows of that language or source, or, where there are none,
-    on its development rows, whose queries were not trained on.
+    One seed each, calibrated on development rows alone. What was left out is measured on the test rows of that
+    language or source, or, where there are none, on its development rows, whose queries were not trained on.
 
     Returns:
         By language or source: `rows` (`test` or `development`) with `probe_metrics`, or `skipped` with the reason.

@@ -211,8 +211,9 @@ def create_app(guard: Guard, settings: ServerSettings | None = None) -> FastAPI:
         return HTMLResponse(
             files("lasa.serving").joinpath("chat.html").read_text("utf-8").replace("{{model}}", html.escape(card.id)),
             headers={
-                "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src data:; script-src 'unsafe-inline'; "
-                "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+                "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src data:; "
+                "script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+                "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
                 "X-Content-Type-Options": "nosniff",
             },
         )
