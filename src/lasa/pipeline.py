@@ -19,7 +19,7 @@ from lasa.bottleneck import find_bottleneck
 from lasa.cli.tables import audit_table
 from lasa.conditioning import DEFAULT_CONDITION, Policy
 from lasa.errors import DataError
-from lasa.evaluation.compare import read_samples
+from lasa.evaluation.compare import COMPARED, read_samples
 from lasa.evaluation.metrics import compare_systems, system_metrics
 from lasa.evaluation.outcomes import Sample
 from lasa.evaluation.run import generate_samples, make_judge
@@ -222,7 +222,8 @@ def _comparisons(samples: dict[str, list[Sample]], seen: Sequence[str]) -> list[
     codes = {s.prompt.language for rows in samples.values() for s in rows}
     groups = {"seen": codes & set(seen), "unseen": codes - set(seen)}
     return [
-        compare_systems(samples[other], samples[last], other, last, languages, group)
+        compare_systems(samples[other], samples[last], other, last, languages, group, metric)
+        for metric in COMPARED
         for other in others
         for group, languages in groups.items()
         if languages
