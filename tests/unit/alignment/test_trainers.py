@@ -72,6 +72,7 @@ def test_kto_batches_are_those_that_were_prepared(rows, tokenizer, tmp_path):
         "max_length": 512,
         "activation_checkpointing": False,
         "bf16": False,
+        "dataloader_pin_memory": False,
         "remove_unused_columns": False,
         "disable_tqdm": True,
     }
