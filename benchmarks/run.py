@@ -1,6 +1,6 @@
 """Run the benchmarks and print each ratio beside its target: `python benchmarks/run.py [--smoke] [NAME ...]`.
 
-A benchmark is a module in this folder with a function `measure(scale) -> list[Ratio]`.
+A benchmark is a module in this folder with a function `measure(scale: Scale) -> list[Ratio]`.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from rich.table import Table
 from lasa.artifacts import provenance, write_json
 
 HERE = Path(__file__).parent
-NAMES = [path.stem for path in sorted(HERE.glob("*.py")) if "def measure(" in path.read_text(encoding="utf-8")]
-NAMES.remove(Path(__file__).stem)
+SIGNATURE = "\ndef measure(scale: Scale) -> list[Ratio]:"
+NAMES = [path.stem for path in sorted(HERE.glob("*.py")) if SIGNATURE in path.read_text(encoding="utf-8")]
 
 
 def main() -> None:

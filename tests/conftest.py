@@ -124,3 +124,26 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("the shared evaluation files are not beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def _browser(tmp_path_factory):
+    import browser
+
+    if not browser.CHROMIUM or not browser.DRIVER:
+        pytest.skip("chromium and chromedriver are not installed; scripts/install-debian.sh installs them")
+    driver = browser.start_chromium(tmp_path_factory.mktemp("profile"))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def chromium(_browser):
+    """A browser on an empty page, 900 pixels wide and light, with nothing in its logs."""
+    from browser import addresses, complaints, show
+
+    _browser.get("about:blank")
+    show(_browser, 900)
+    complaints(_browser)
+    addresses(_browser)
+    return _browser

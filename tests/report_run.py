@@ -1,6 +1,7 @@
 """A small run folder made by hand, with the numbers, names and texts that a report has to cope with."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,9 @@ def write_run(folder: Path) -> Path:
     return folder
 
 
-def metrics() -> dict[str, Any]:
-    systems = {name: system(*rates) for name, rates in SYSTEMS.items()}
+def metrics(names: Sequence[str] = tuple(SYSTEMS)) -> dict[str, Any]:
+    systems = {name: system(*SYSTEMS[name]) for name in names}
+    trained = {name: facts for name, facts in training().items() if name in systems}
     probe = {"balanced_accuracy": rate(0.97, 300), "tpr": rate(0.96, 150), "fpr": rate(0.02, 150), "auroc": 0.991}
     return {
         "schema": 1,
@@ -53,6 +55,38 @@ def metrics() -> dict[str, Any]:
             "ngram_baseline": {
                 "seen": {"balanced_accuracy": rate(0.96, 300)}, "unseen": {"balanced_accuracy": rate(0.55, 700)},
             },
+            "temperature": 1.31,
+            "language_thresholds": {"ko": 0.58},
+            "controversial": 0.4,
+            "development": {
+                "losses": [0.11, 0.13, 0.12], "loss_sd": 0.008, "best_epochs": [9, 12, 8], "epochs": [20, 20, 20],
+                "auroc": [0.981, 0.978, 0.984], "auroc_sd": 0.002,
+                "statements": {"threshold": "At most 1 % of benign prompts like these are flagged."},
+            },
+            "layers": [
+                {"layer": layer, "seen": {"balanced_accuracy": rate(0.9, 300)},
+                 "unseen": {"balanced_accuracy": rate(0.5 + layer / 10 if layer < 5 else 0.7, 700)}}
+                for layer in range(9)
+            ],
+            "perturbations": {
+                "typos": {"all": {**probe, "balanced_accuracy": rate(0.91, 1000)}, "unchanged": probe},
+                "zero_width": {"all": {**probe, "balanced_accuracy": rate(0.72, 1000)}, "unchanged": probe},
+                "romanise": {"skipped": "anyascii is not installed."},
+            },
+            "left_out_languages": {
+                "en": {"rows": "test", **probe}, "ko": {"rows": "test", **probe, "tpr": rate(0.81, 150)},
+                "zh": {"skipped": "It has neither test nor development prompts."},
+            },
+            "left_out_sources": {"news": {"rows": "development", **probe}},
+            "audit": {
+                "counts": [
+                    {"table": table, "language": code, "source": "embedded", "label": label, "prompts": 500,
+                     "queries": 500}
+                    for table in ("training data", "test") for label in ("benign", "harmful") for code in SEEN
+                ],
+                "duplicates": {"exact": 2},
+                "leaks": [{"kind": "query", "source": "news", "evaluation_source": "test", "rows": 7}],
+            },
             "calibration": {
                 "ece": 0.031,
                 "reliability": [
@@ -66,7 +100,7 @@ def metrics() -> dict[str, Any]:
                 "benign": [430, 31, 12, 6, 4, 5, 3, 4, 3, 2],
             },
         },
-        "systems": systems,
+        "systems": {**systems, **{name: {**systems[name], **facts} for name, facts in trained.items()}},
         "splits": {
             "concepts": {"systems": systems, "interpreter": {"seen": probe, "unseen": probe}},
             "templates": {"systems": {"base": systems["base"], "lasa": systems["lasa"]}},
@@ -79,6 +113,30 @@ def metrics() -> dict[str, Any]:
         ],
         "seconds": {"locate": 12.3, "align": 301.9},
     }  # fmt: skip
+
+
+def training() -> dict[str, Any]:
+    """What is recorded of the systems that were trained: drift, and the settings that were tried."""
+    drift = {
+        "prompts": 900, "changed": rate(0.006, 900), "newly_flagged": 3, "newly_passed": 2, "mean_shift": 0.011,
+        "bound": 0.02, "exceeded": False,
+    }  # fmt: skip
+    sweep = [
+        {"settings": {"learning_rate": 1e-4, "steps": 50}, "asr": rate(0.06, 150), "helpful": rate(0.95, 150)},
+        {"settings": {"learning_rate": 2e-4, "steps": 50}, "asr": rate(0.02, 150), "helpful": rate(0.92, 150),
+         "chosen": True},
+        {"settings": {"learning_rate": 4e-4, "steps": 50}, "asr": rate(0.0, 150), "helpful": rate(0.71, 150)},
+    ]  # fmt: skip
+    choice = {"point": 1, "floor": 0.95, "reaches_floor": False, "verdict": "Point 1: none reaches the floor of 95%."}
+    ratio = {"before": 9.0, "after": 9.36, "ratio": 1.04, "tokens": 9000}
+    perplexity = {"all": ratio, "languages": {"en": ratio, "sw": {**ratio, "ratio": 1.21}}}
+    agreement = {"judges": ["rule-judge", "other"], "answers": 500, "cohen_kappa": 0.81, "krippendorff_alpha": 0.8,
+                 "disagreements": 31, "table": {}}  # fmt: skip
+    corrected = {"asr": rate(0.05, 350), "sensitivity": rate(0.9, 40), "specificity": rate(0.97, 60)}
+    moved = {**drift, "changed": rate(0.061, 900), "newly_passed": 52, "exceeded": True}
+    return {"surface-sft": {"drift": drift}, "surface-kto": {"drift": drift, "sweep": sweep},
+            "lasa": {"drift": moved, "sweep": sweep, "sweep_choice": choice, "perplexity": perplexity,
+                     "agreement": agreement, "corrected": corrected}}  # fmt: skip
 
 
 def system(seen: float, unseen: float, over_refusal: float) -> dict[str, Any]:

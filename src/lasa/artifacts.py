@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -19,16 +19,25 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+TEMPORARY = ".tmp"
+"""Suffix of a file that is being written; a process that is killed leaves it behind, and nothing reads it."""
+
+FILES = "files.json"
+"""The manifest that `seal_folder` writes into a folder."""
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that replaces it when the body succeeds and vanishes when it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
         temporary.chmod(0o644)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # the new name must never outlive a power cut that its content does not
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -63,8 +72,26 @@ def write_tensors(path: Path, tensors: "dict[str, Tensor]", metadata: dict[str, 
     """Write a safetensors file atomically."""
     from safetensors.torch import save_file
 
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, disk_errors(path):
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Say that a file could not be written in lasa's words; safetensors has an exception of its own for a full disk.
+
+    Raises:
+        ArtifactError: The disk is full, or the place cannot be written to.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise ArtifactError(
+            f"{path} cannot be written: {error}. Make room, then call the same command again; "
+            "what was finished is kept."
+        ) from error
 
 
 def read_tensors(path: Path) -> "dict[str, Tensor]":
@@ -102,21 +129,101 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def write_sealed(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object with the hash of its own content, under `seal`."""
+    write_json(path, {**value, "seal": _seal(value)})
+
+
+def read_sealed(path: Path, *, by_hand: bool = False) -> dict[str, Any]:
+    """Read what `write_sealed` wrote, without the seal.
+
+    Args:
+        path: The file.
+        by_hand: Also take a file without a seal, as a person may write it.
+
+    Raises:
+        ArtifactError: The file is missing, damaged, or was altered after it was written.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{path} is not a JSON object. Restore it, or run the step that writes it again.")
+    seal = value.pop("seal", None)
+    if seal != _seal(value) and not (by_hand and seal is None):
+        raise ArtifactError(
+            f"{path} was altered after it was written (its seal does not fit its content). "
+            "Restore it, or remove it and run the step that writes it again."
+        )
+    return value
+
+
+def _seal(value: dict[str, Any]) -> str:
+    return fingerprint(json.loads(json.dumps(value)))
+
+
+def seal_folder(folder: Path) -> None:
+    """Write `files.json` into a folder: the hash of every file in it but its card, for `check_folder`."""
+    unsealed = (folder / FILES, folder / "README.md")  # the card is written again with what was measured later
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path not in unsealed)
+    write_sealed(folder / FILES, {"files": {path.relative_to(folder).as_posix(): file_hash(path) for path in files}})
+
+
+def check_folder(folder: Path) -> None:
+    """Verify a folder against its `files.json`, where it has one; a folder of another origin has none.
+
+    Raises:
+        ArtifactError: A file is missing, truncated, altered, or from another folder; the message names it.
+    """
+    if (folder / FILES).is_file():
+        for name, recorded in read_sealed(folder / FILES)["files"].items():
+            check_file(folder / name, recorded, remove=folder)
+
+
+def check_file(path: Path, recorded: str, remove: Path | None = None) -> None:
+    """Compare a file with the hash that was recorded when it was written.
+
+    Args:
+        path: The file.
+        recorded: Its hash.
+        remove: What to remove to have it written again, if that is more than the file.
+
+    Raises:
+        ArtifactError: The file is missing or another one.
+    """
+    if not path.is_file() or file_hash(path) != recorded:
+        raise ArtifactError(
+            f"{path} is {'damaged, or not the file that was written here' if path.is_file() else 'missing'}. "
+            f"Restore it from a copy. If there is none, remove {remove or path} and call the same command again: what "
+            "wrote it, and what was made from it, is done again."
+        )
+
+
 def model_fingerprint(model: "nn.Module") -> str:
     """Identifies a model: names, shapes and a fixed sample of the values of all its weights.
 
     Reads 192 values of each tensor, so it is fast on any size and differs between a model and its fine-tuned copy.
     """
+    weights = model.state_dict().items()
+    return samples_fingerprint(
+        {name: weight_sample(_offloaded(model, name) if tensor.is_meta else tensor) for name, tensor in weights}
+    )
+
+
+def weight_sample(tensor: "Tensor") -> bytes:
+    """A weight's shape and 192 of its values, for `samples_fingerprint`."""
     import torch
 
+    flat = tensor.detach().reshape(-1)
+    stride = max(1, flat.numel() // 64)
+    sample = torch.cat([flat[:64], flat[-64:], flat[::stride][:64]])
+    sample = sample.view(torch.uint8) if sample.dtype.itemsize == 1 else sample.float()
+    return f"{tuple(tensor.shape)}".encode() + sample.cpu().numpy().tobytes()
+
+
+def samples_fingerprint(samples: Mapping[str, bytes]) -> str:
+    """The fingerprint of a model whose weights have these samples, by name."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        flat = (_offloaded(model, name) if tensor.is_meta else tensor).detach().reshape(-1)
-        stride = max(1, flat.numel() // 64)
-        sample = torch.cat([flat[:64], flat[-64:], flat[::stride][:64]])
-        sample = sample.view(torch.uint8) if sample.dtype.itemsize == 1 else sample.float()
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(sample.cpu().numpy().tobytes())
+    for name, sample in sorted(samples.items()):
+        digest.update(name.encode() + sample)
     return digest.hexdigest()[:16]
 
 

@@ -5,6 +5,7 @@ distance are taken: S_sem with queries as labels, S_lang with languages as label
 `argmax_l (S_sem(l) - S_lang(l))` (LASA, arXiv 2604.12710, section 3) over the interior layers, 1..L-1.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -22,6 +23,7 @@ from lasa.geometry import (
     parallel_index,
     retrieval_accuracy,
     silhouette_samples,
+    silhouettes_without_each_query,
     similarity_to_language,
     u_score,
     unit_vectors,
@@ -144,7 +146,7 @@ def find_bottleneck(
     if not candidates:
         raise DataError("In every interior layer all prompts have the same hidden state; nothing can be told apart.")
     best = _argmax({layer: measured[layer].difference for layer in candidates})
-    bootstrap = _bootstrap(measured, index.queries, resamples, seed)
+    bootstrap = _bootstrap(measured, resamples, seed)
     columns = [list(measured).index(layer) for layer in candidates]
     argmaxes = np.array(candidates)[bootstrap[2][:, columns].argmax(1)]
     interval = (int(np.quantile(argmaxes, 0.025, method="lower")), int(np.quantile(argmaxes, 0.975, method="higher")))
@@ -177,12 +179,11 @@ class _Subset:
 
 @dataclass(frozen=True)
 class _Measured:
-    """What is kept of a layer: its numbers, the silhouette of each prompt, and S_sem - S_lang on subsets."""
+    """What is kept of a layer: its numbers, those without each query `[2, Q]`, and S_sem - S_lang on subsets."""
 
     view: LayerView
     difference: float
-    semantic: Tensor
-    language: Tensor
+    without_query: Tensor
     without: Mapping[str, float]
     controls: Mapping[str, float]
 
@@ -214,8 +215,7 @@ def _subset(prompts: Sequence[Prompt], rows: Sequence[int]) -> _Subset | None:
 def _measure(
     layer: int, unit: Tensor, index: ParallelIndex, without: Mapping[str, _Subset], controls: Mapping[str, _Subset]
 ) -> _Measured:
-    semantic, language = silhouette_samples(unit, index.queries), silhouette_samples(unit, index.languages)
-    s_sem, s_lang = float(semantic.mean()), float(language.mean())
+    s_sem, s_lang = (float(silhouette_samples(unit, labels).mean()) for labels in (index.queries, index.languages))
     view = LayerView(
         layer=layer,
         semantic=s_sem,
@@ -229,8 +229,7 @@ def _measure(
     return _Measured(
         view,
         s_sem - s_lang,
-        semantic,
-        language,
+        torch.stack(silhouettes_without_each_query(unit, index)),
         {name: _difference_on(unit, subset) for name, subset in without.items()},
         {name: _difference_on(unit, subset) for name, subset in controls.items()},
     )
@@ -246,21 +245,19 @@ def _argmax(values: Mapping[int, float]) -> int:
     return max(values, key=lambda layer: values[layer])
 
 
-def _bootstrap(measured: Mapping[int, _Measured], queries: Tensor, resamples: int, seed: int) -> NDArray[np.float64]:
+def _bootstrap(measured: Mapping[int, _Measured], resamples: int, seed: int) -> NDArray[np.float64]:
     """`[3, resamples, layers]`: S_sem, S_lang and their difference, with queries resampled as clusters.
 
-    Each prompt keeps its silhouette in the full set; what is resampled is which queries the mean is taken over.
+    What is resampled are the jackknife's pseudo-values, one per query: they hold what a query does to the silhouettes
+    of the others, and a query that is drawn twice does not become its own nearest neighbour.
     """
-    count = int(queries.max()) + 1
-    sizes = torch.bincount(queries).double().numpy()
-    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples).astype(float)
-
-    def means(values: Sequence[Tensor]) -> NDArray[np.float64]:
-        sums = np.stack([torch.zeros(count, dtype=v.dtype).index_add_(0, queries, v).numpy() for v in values], axis=1)
-        return np.asarray(draws @ sums / (draws @ sizes)[:, None])
-
-    semantic = means([layer.semantic for layer in measured.values()])
-    language = means([layer.language for layer in measured.values()])
+    points = np.array([[m.view.semantic, m.view.language] for m in measured.values()]).T  # [2, layers]
+    without = np.stack([m.without_query.numpy() for m in measured.values()], axis=-1)  # [2, Q, layers]
+    count = without.shape[1]
+    scale = math.sqrt(count * (count - 1))  # the deviation of the resamples is then the jackknife's
+    deviations = scale * (without.mean(axis=1, keepdims=True) - without)
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples) / count
+    semantic, language = points[:, None] + draws @ deviations
     return np.stack([semantic, language, semantic - language])
 
 

@@ -219,6 +219,7 @@ def _generation_config(
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
         use_cache=True,
+        disable_compile=True,  # a compiled step may pass by the layers' observers
         eos_token_id=list(ends),
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0],
     )
@@ -242,10 +243,13 @@ class _ForcedTokens(LogitsProcessor):  # type: ignore[misc]
         self.rows = rows
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        for row, state in enumerate(self.rows.states):
-            if (token := state.next_forced) is not None:
-                scores[row] = -torch.inf
-                scores[row, token] = 0.0
+        forced = {row: token for row, s in enumerate(self.rows.states) if (token := s.next_forced) is not None}
+        missing = max(forced.values(), default=0) + 1 - scores.shape[1]
+        if missing > 0:  # virtual tokens have ids beyond the vocabulary
+            scores = torch.nn.functional.pad(scores, (0, missing), value=-torch.inf)
+        for row, token in forced.items():
+            scores[row] = -torch.inf
+            scores[row, token] = 0.0
         return scores
 
 

@@ -81,18 +81,36 @@ def silhouette_samples(unit: Tensor, labels: Tensor) -> Tensor:
     Returns:
         `[N]` values in -1..1.
     """
-    sizes, sums = _cluster_sums(unit, labels)
-    rows = torch.arange(len(unit))
-    distance_sums = sizes - unit @ sums.T
-    distance_sums[distance_sums < IDENTICAL * sizes] = 0
-    own_size = sizes[labels]
-    within = distance_sums[rows, labels] / (own_size - 1).clamp(min=1)
-    to_others = distance_sums / sizes
-    to_others[rows, labels] = torch.inf
-    nearest = to_others.min(dim=1).values
-    width = torch.maximum(within, nearest)
-    values = torch.where(width > 0, (nearest - within) / width, torch.zeros_like(width))
-    return torch.where(own_size > 1, values, torch.zeros_like(values))
+    own_size, within, to_others = _cluster_distances(unit, labels)
+    return _silhouettes(own_size, within, to_others.min(dim=1).values)
+
+
+def silhouettes_without_each_query(unit: Tensor, index: ParallelIndex) -> tuple[Tensor, Tensor]:
+    """Mean silhouettes by query and by language when each query in turn is left out; for the jackknife.
+
+    By query this is exact. By language the distances to each language, which lose one translation, are followed to
+    first order, so that no pairwise distance is needed (the infinitesimal jackknife; Efron, 1982).
+
+    Args:
+        unit: `[N, H]` float64 vectors of length one.
+        index: Of their prompts.
+
+    Returns:
+        `[Q]` each.
+    """
+    queries = index.queries
+    sizes = torch.bincount(queries).to(unit.dtype)
+
+    def by_query(values: Tensor, groups: Tensor = queries) -> Tensor:
+        return torch.zeros_like(sizes).index_add_(0, groups, values)
+
+    own_size, within, to_others = _cluster_distances(unit, queries)
+    nearest = to_others.topk(2, dim=1, largest=False)
+    values, without_nearest = (_silhouettes(own_size, within, nearest.values[:, rank]) for rank in (0, 1))
+    semantic = values.sum() - by_query(values) + by_query(without_nearest - values, nearest.indices[:, 0])
+    values, change = _lost_translations(unit, index)
+    language = values.sum() - by_query(values) + by_query(change)
+    return semantic / (len(unit) - sizes), language / (len(unit) - sizes)
 
 
 def retrieval_accuracy(unit: Tensor, index: ParallelIndex) -> float | None:
@@ -153,6 +171,60 @@ def similarity_to_language(unit: Tensor, index: ParallelIndex, language: str) ->
         for (code, other), (rows, translations) in index.translations.items()
         if other == language
     }
+
+
+def _cluster_distances(unit: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Size of each sample's cluster `[N]`, its mean distance within it `[N]` and to each other cluster `[N, C]`."""
+    sizes, sums = _cluster_sums(unit, labels)
+    rows = torch.arange(len(unit))
+    distance_sums = sizes - unit @ sums.T
+    distance_sums[distance_sums < IDENTICAL * sizes] = 0
+    own_size = sizes[labels]
+    within = distance_sums[rows, labels] / (own_size - 1).clamp(min=1)
+    to_others = distance_sums / sizes
+    to_others[rows, labels] = torch.inf
+    return own_size, within, to_others
+
+
+def _silhouettes(own_size: Tensor, within: Tensor, nearest: Tensor) -> Tensor:
+    """Silhouettes from mean distances within the own cluster and to the nearest other (infinite: there is none)."""
+    width = torch.maximum(within, nearest)
+    defined = (own_size > 1) & (width > 0) & width.isfinite()
+    return torch.where(defined, (nearest - within) / width, torch.zeros_like(width))
+
+
+def _lost_translations(unit: Tensor, index: ParallelIndex) -> tuple[Tensor, Tensor]:
+    """Silhouettes by language `[N]`, and by how much those of other queries change when each sample is lost `[N]`.
+
+    Without sample j, a mean distance m over n samples becomes m + (m - d_j) / (n - 1).
+    """
+    languages = index.languages
+    rows = torch.full((int(index.queries.max()) + 1, len(index.codes)), -1)
+    rows[index.queries, languages] = torch.arange(len(unit))
+    own_size, within, to_others = _cluster_distances(unit, languages)
+    nearest, neighbours = to_others.min(dim=1)
+    values = _silhouettes(own_size, within, nearest)
+    width = torch.maximum(within, nearest)
+    defined = (own_size > 1) & (width > 0)
+    tight = within <= nearest
+    by_within = torch.where(defined, -torch.where(tight, 1 / width, nearest / width**2), 0)
+    by_nearest = torch.where(defined, torch.where(tight, within / width**2, 1 / width), 0)
+    change = torch.zeros_like(values)
+    neighbour_size = torch.bincount(languages).to(unit.dtype)[neighbours]
+    for labels, slope, mean, size in (
+        (languages, by_within, within, own_size - 1),
+        (neighbours, by_nearest, nearest, neighbour_size),
+    ):
+        weight = slope / (size - 1).clamp(min=1)
+        constants, vectors = (
+            torch.zeros(int(languages.max()) + 1, *part.shape[1:], dtype=unit.dtype).index_add_(0, labels, part)
+            for part in (weight * (mean - 1), weight[:, None] * unit)
+        )
+        change += constants[languages] + (unit * vectors[languages]).sum(dim=1)
+        same = rows[index.queries, labels]  # the query's own sample there is left out together with this one
+        distance = 1 - (unit * unit[same]).sum(dim=1)
+        change -= torch.where(same >= 0, weight * (mean - distance), 0)
+    return values, change
 
 
 def _cluster_sums(unit: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,56 +7,25 @@ as well. Answers may be read again while they are written.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lasa.conditioning import Decision, Policy, condition_ids, decide, place_condition
+from lasa.conditioning import Decision, Policy, condition_ids, decide
+from lasa.conversation_scores import TurnDecision, score_turns
 from lasa.errors import DataError, GuardError, LasaError
 from lasa.generation import Generated, GenerationSettings, RowState, generate, terminators
+from lasa.guarded_row import Guarded, GuardedRow, Question
 from lasa.hidden_states import check_readable, pool_tokens, read_hidden_states, token_range
 from lasa.interpreter import SafetySemanticInterpreter
 from lasa.layers import observe_layers
 from lasa.prompts import Message, Prompt
 from lasa.refusals import refusal_message
-from lasa.rendering import Rendered, check_tokenizer, defuse, render
+from lasa.rendering import check_tokenizer, defuse, render
+from lasa.soft_condition import soft_condition_of
 from lasa.thinking import hidden_columns, thinking_openers, thinking_tail
-
-
-@dataclass(frozen=True)
-class Question:
-    """A conversation that is ready to be read and answered; made by `Guard.question`.
-
-    Attributes:
-        messages: The conversation.
-        rendered: Its tokens.
-        prefill: Text that the answer must begin with.
-        prefill_ids: Its tokens.
-        language: The user's language as the caller knows it, or None.
-    """
-
-    messages: tuple[Message, ...]
-    rendered: Rendered
-    prefill: str
-    prefill_ids: list[int]
-    language: str | None
-
-
-@dataclass(frozen=True)
-class Guarded:
-    """A guarded answer.
-
-    Attributes:
-        answer: What the caller gets; never contains the condition.
-        decision: Why.
-        stopped: The decision on the answer itself, where reading it again ended it.
-    """
-
-    answer: Generated
-    decision: Decision
-    stopped: Decision | None = None
 
 
 class Guard:
@@ -86,6 +55,7 @@ class Guard:
         self.model, self.tokenizer, self.interpreter = model.eval(), tokenizer, interpreter.eval()
         self.policy = policy or Policy()
         self.condition = condition_ids(tokenizer, self.policy.condition)
+        self.soft = soft_condition_of(model)
         self.ends = terminators(model, tokenizer)
         self.thinking_tail = thinking_tail(tokenizer)
         self.thinking_openers = thinking_openers(tokenizer)
@@ -171,6 +141,20 @@ class Guard:
         scores = self._read([q.messages for q in questions])
         return [self._decision(q, score) for q, score in zip(questions, scores, strict=True)]
 
+    def score_turns(self, messages: Sequence[Message], language: str | None = None) -> list[TurnDecision]:
+        """The decision at every point of a conversation at which the assistant was to speak, the last one included.
+
+        Args:
+            messages: The conversation.
+            language: The user's language where known; identified where thresholds depend on it.
+
+        Raises:
+            DataError: There is no user message, or the conversation cannot be rendered or is too long.
+        """
+        if language is None and self.interpreter.config.language_thresholds:
+            language = self.language(messages)
+        return score_turns(self.model, self.tokenizer, self.interpreter, messages, self.policy, language)
+
     def question(self, messages: Sequence[Message], language: str | None = None, prefill: str = "") -> Question:
         """Render a conversation and make sure that all of it can be read and answered.
 
@@ -194,6 +178,12 @@ class Guard:
             )
         return question
 
+    def condition_for(self, decision: Decision) -> list[int]:
+        """Token ids of the condition that an answer on this decision begins with; empty where there is none."""
+        if self.soft is not None:
+            return [self.soft.token_id(0.0 if decision.action == "log" else decision.score)]
+        return self.condition if decision.action == "condition" else []
+
     def longest_forced(self, question: Question) -> int:
         """An upper bound of the tokens that are forced into the row of a question."""
         conditions = 2 if self.thinking_tail or self.thinking_openers else 1
@@ -206,7 +196,7 @@ class Guard:
         return [next(scores) if q.prefill.strip() else None for q in questions]
 
     @torch.inference_mode()
-    def reread(self, rows: Sequence["GuardedRow"], states: Tensor) -> None:
+    def reread(self, rows: Sequence[GuardedRow], states: Tensor) -> None:
         """Score the newest token of the answers that are due, and end those at or above the threshold.
 
         Args:
@@ -218,13 +208,11 @@ class Guard:
             for index, score in zip(due, self.interpreter.probability(states[due, -1]).tolist(), strict=True):
                 rows[index].judge(self._decision(rows[index].question, score))
 
-    def language(self, question: Question) -> str | None:
-        """The user's language: as given, else as identified from the last user message, else None."""
-        if question.language is not None:
-            return question.language
+    def language(self, messages: Sequence[Message]) -> str | None:
+        """The user's language as identified from the last user message, or None."""
         from lasa.evaluation.judges.language_id import identify_language
 
-        text = next(m["content"] for m in reversed(question.messages) if m["role"] == "user")
+        text = next(m["content"] for m in reversed(messages) if m["role"] == "user")
         try:
             return identify_language(text[:2000])
         except LasaError:  # lingua is not installed
@@ -232,12 +220,14 @@ class Guard:
 
     def refusal(self, question: Question) -> Generated:
         """The fixed refusal in the user's language."""
-        text = refusal_message(self.language(question))
+        text = refusal_message(question.language or self.language(question.messages))
         return Generated(self.tokenizer(text, add_special_tokens=False)["input_ids"], text, "stop")
 
     def _decision(self, question: Question, score: float, prefill_score: float | None = None) -> Decision:
         config = self.interpreter.config
-        language = self.language(question) if config.language_thresholds else question.language
+        language = question.language
+        if language is None and config.language_thresholds:
+            language = self.language(question.messages)
         if prefill_score is not None and not math.isnan(score) and not prefill_score <= score:
             decision = decide(config, self.policy, prefill_score, language)
             return replace(decision, reason=f"{decision.reason} (read with the caller's prefill)")
@@ -303,78 +293,6 @@ class Reading:
                 )
             ]
         return self._decisions
-
-
-class GuardedRow:
-    """One question while it is answered on its decision.
-
-    Args:
-        guard: The guard.
-        question: The question.
-        decision: The decision on it.
-        settings: Length and stop texts of the answer.
-        keep_text: Keep the state's text up to date, for streaming.
-    """
-
-    def __init__(
-        self,
-        guard: Guard,
-        question: Question,
-        decision: Decision,
-        settings: GenerationSettings,
-        *,
-        keep_text: bool = False,
-    ) -> None:
-        self.guard, self.question, self.decision = guard, question, decision
-        self.stopped: Decision | None = None
-        self.conditioned = decision.action == "condition"
-        condition, tail = guard.condition, guard.thinking_tail
-        forced = list(question.prefill_ids)
-        if self.conditioned:
-            forced = [*place_condition(tail, condition, tail), *forced]
-        limit = settings.max_new_tokens
-        if guard.context is not None:
-            limit = min(limit, guard.context - len(question.rendered.token_ids) - guard.longest_forced(question))
-        self.state = RowState(
-            guard.tokenizer,
-            guard.ends,
-            0 if decision.action == "refuse" else limit,
-            settings.stop,
-            forced,
-            inserted=condition if self.conditioned and not tail else (),
-            insert_after=guard.thinking_openers,
-            keep_text=keep_text,
-        )
-
-    @property
-    def watched(self) -> bool:
-        """Whether the answer is read again while it is written."""
-        policy = self.guard.policy
-        acts = policy.harmful in ("condition", "refuse")
-        return policy.reread_every > 0 and acts and self.decision.action in ("off", "log")
-
-    @property
-    def due(self) -> bool:
-        """Whether the answer is to be read again at its newest token."""
-        written = len(self.state.token_ids)
-        at_step = self.watched and written > 0 and written % self.guard.policy.reread_every == 0
-        return at_step and self.state.finish_reason is None
-
-    def judge(self, decision: Decision) -> None:
-        """End the answer if the decision on what was written says so."""
-        if decision.band == "harmful":
-            reason = f"after {len(self.state.token_ids)} tokens of the answer, {decision.reason}"
-            self.stopped = replace(decision, action="refuse", reason=reason)
-            self.state.finish("content_filter")
-
-    def outcome(self) -> Guarded:
-        """The answer, or the refusal in its stead."""
-        if self.stopped:
-            refusal = replace(self.guard.refusal(self.question), finish_reason="content_filter")
-            return Guarded(refusal, self.decision, self.stopped)
-        if self.decision.action == "refuse":
-            return Guarded(self.guard.refusal(self.question), self.decision)
-        return Guarded(self.state.generated(), self.decision)
 
 
 def _with_prefill(question: Question) -> tuple[Message, ...]:

@@ -15,7 +15,15 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from lasa.artifacts import file_hash, model_fingerprint, read_json, read_tensors, write_json, write_tensors
+from lasa.artifacts import (
+    check_file,
+    file_hash,
+    model_fingerprint,
+    read_sealed,
+    read_tensors,
+    write_sealed,
+    write_tensors,
+)
 from lasa.errors import ArtifactError, DataError, ModelError
 from lasa.layers import check_layer, forward_to_layers, hidden_size, input_device
 from lasa.progress import progress, say
@@ -140,7 +148,7 @@ def read_to_folder(
     manifest_path = folder / "manifest.json"
     shards: list[dict[str, Any]] = []
     if manifest_path.exists():
-        found = read_json(manifest_path)
+        found = read_sealed(manifest_path)
         differing = [key for key, value in description.items() if found.get(key) != value]
         if differing:
             raise ArtifactError(
@@ -148,6 +156,7 @@ def read_to_folder(
                 "Choose another folder, or remove this one to read again."
             )
         shards = found["shards"]
+        _check_shards(folder, shards)
     folder.mkdir(parents=True, exist_ok=True)
     with progress("Reading hidden states", len(prompts), "prompts") as advance:
         advance(sum(shard["rows"] for shard in shards))
@@ -163,7 +172,7 @@ def read_to_folder(
             name = f"states-{len(shards):05d}.safetensors"
             write_tensors(folder / name, {"states": states})
             shards.append({"file": name, "rows": len(window), "sha256": file_hash(folder / name)})
-            write_json(manifest_path, {**description, "shards": shards})
+            write_sealed(manifest_path, {**description, "shards": shards})
     return StoredStates(folder)
 
 
@@ -176,14 +185,11 @@ class StoredStates:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest = read_json(folder / "manifest.json")
+        self.manifest = read_sealed(folder / "manifest.json")
         rows = sum(shard["rows"] for shard in self.manifest["shards"])
         if rows != self.manifest["rows"]:
             raise ArtifactError(f"{folder}: {rows} of {self.manifest['rows']} rows were read. Run the read again.")
-        for shard in self.manifest["shards"]:
-            path = folder / shard["file"]
-            if Path(shard["file"]).name != shard["file"] or file_hash(path) != shard["sha256"]:
-                raise ArtifactError(f"{path} is damaged or not of this read. Remove {folder} and read again.")
+        _check_shards(folder, self.manifest["shards"])
 
     @property
     def layers(self) -> list[int]:
@@ -210,6 +216,11 @@ class StoredStates:
     def all(self) -> Tensor:
         """All rows and layers, `[rows, layers, H]` float32."""
         return torch.cat([shard.float() for shard in self.shards()])
+
+
+def _check_shards(folder: Path, shards: Sequence[dict[str, Any]]) -> None:
+    for shard in shards:
+        check_file(folder / shard["file"], shard["sha256"], remove=folder)
 
 
 def render_all(tokenizer: Any, prompts: Sequence[Prompt], model: nn.Module) -> list[Rendered]:

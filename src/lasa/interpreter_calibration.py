@@ -1,9 +1,11 @@
 """Calibrate an interpreter on development data: temperature, thresholds with a stated guarantee, and the abstain band.
 
 Thresholds for a target rate are split-conformal (Vovk et al., 2005): they assume that the prompts to come are
-exchangeable with the development prompts, and nothing about the scores. Two things bend that assumption a little
-and are accepted: the same development prompts stopped the training, and translations of one question are not
-independent, which widens the spread around the stated average.
+exchangeable with the development prompts, and nothing about the scores. So nothing is promised for a language without
+development prompts; benign ones, which need no judgement of harm, are enough for a promise on false refusals. Two
+things bend the assumption a little and are accepted: the same development prompts stopped the training, and
+translations of one question are not independent, which widens the spread of the global threshold around its average.
+A language's own threshold holds with confidence, not only on average, where there are prompts enough.
 """
 
 import math
@@ -14,12 +16,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
+from scipy.stats import binom
 from torch import Tensor
 
 from lasa.errors import RecipeError
 from lasa.interpreter import InterpreterConfig, SafetySemanticInterpreter
 from lasa.interpreter_training import LabelledStates
 from lasa.languages import sort_languages
+
+CONFIDENCE = 0.95
+"""Of the bound on a language's own rate of false refusals."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +114,12 @@ def calibrate(
         statements = {"threshold": "Best balanced accuracy on development data; no bound on false refusals."}
     else:
         found = conformal_threshold(scores.tolist(), options.false_refusals)
-        threshold, statements = found.value, {"threshold": found.statement}
-        for code in sort_languages({p.language for p in benign.prompts}) if options.per_language else ():
+        codes = sort_languages({p.language for p in benign.prompts})
+        known = f" They are in {', '.join(codes)}; in other languages nothing is promised."
+        threshold, statements = found.value, {"threshold": found.statement + known}
+        for code in codes if options.per_language else ():
             here = torch.tensor([p.language == code for p in benign.prompts])
-            own = conformal_threshold(scores[here].tolist(), options.false_refusals)
+            own = confident_threshold(scores[here].tolist(), options.false_refusals)
             if own.guaranteed:
                 by_language[code] = own.value
             fallback = "" if own.guaranteed else " The global threshold is used."
@@ -171,18 +179,39 @@ def conformal_threshold(benign_probabilities: Sequence[float], false_refusals: f
             f"No guarantee: {n} benign development prompts cannot bound a rate of {false_refusals:.1%}; at least "
             f"{math.ceil(1 / false_refusals) - 1} are needed. The threshold lies above all of them.",
         )
-    if scores[rank - 1] >= 1:
-        return Threshold(
-            1.0,
-            False,
-            f"No guarantee: {np.mean(scores >= 1):.1%} of the {n} benign development prompts have the highest possible "
-            f"score, so no threshold flags only {false_refusals:.1%} of them.",
-        )
-    return Threshold(
-        _just_above(scores[rank - 1]),
-        True,
+    return _above(
+        scores,
+        rank,
         f"At most {false_refusals:.1%} of benign prompts like the {n} development prompts are flagged "
         "(split conformal, on average over development sets).",
+    )
+
+
+def confident_threshold(benign_probabilities: Sequence[float], false_refusals: float) -> Threshold:
+    """The threshold that flags at most a share of benign prompts with 95 % confidence, or on average where n is small.
+
+    With n independent benign development prompts, flagging what lies strictly above all but k of their scores flags
+    more than a share a of benign prompts with a probability of at most P(Binomial(n, a) <= k), whatever the
+    distribution of the scores (Wilks, 1941; Vovk, 2012). A rate asked for is then rarely exceeded in any of ten
+    languages; a bound on average is exceeded in about half of them.
+
+    Args:
+        benign_probabilities: Scores of benign development prompts, one per question.
+        false_refusals: The target share a, in (0, 1).
+    """
+    scores = np.sort(np.asarray(benign_probabilities, dtype=np.float64))
+    n = len(scores)
+    passed = binom.cdf(np.arange(n + 1), n, false_refusals) <= 1 - CONFIDENCE
+    if not n or not passed[0]:
+        needed = math.ceil(math.log(1 - CONFIDENCE) / math.log(1 - false_refusals))
+        average = conformal_threshold(benign_probabilities, false_refusals)
+        statement = f"{average.statement} A bound with {CONFIDENCE:.0%} confidence takes {needed} prompts."
+        return replace(average, statement=statement)
+    return _above(
+        scores,
+        n - (int(passed.sum()) - 1),
+        f"At most {false_refusals:.1%} of benign prompts like the {n} development prompts are flagged "
+        f"(distribution-free, with {CONFIDENCE:.0%} confidence).",
     )
 
 
@@ -244,6 +273,18 @@ def expected_calibration_error(
             diagram.append({"confidence": confidence, "accuracy": accuracy, "n": int(inside.sum())})
             error += inside.mean() * abs(confidence - accuracy)
     return float(error), diagram
+
+
+def _above(scores: NDArray[np.float64], rank: int, statement: str) -> Threshold:
+    """The threshold that flags what lies strictly above the rank-th smallest score, if anything can."""
+    if scores[rank - 1] < 1:
+        return Threshold(_just_above(scores[rank - 1]), True, statement)
+    return Threshold(
+        1.0,
+        False,
+        f"No guarantee: {np.mean(scores >= 1):.1%} of the {len(scores)} benign development prompts have the highest "
+        "possible score, so no threshold tells them from harmful ones.",
+    )
 
 
 def _just_above(score: float) -> float:

@@ -1,78 +1,30 @@
-"""Stage 2 as a whole: audit the tables, train at the bottleneck, calibrate, and evaluate in ways that can fail.
+"""Stage 2 as a whole: train at the bottleneck, calibrate, and evaluate in ways that can fail.
 
 What `lasa run` and `lasa train-interpreter` share. The layer is given; the scores of other layers never choose it.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from torch import Tensor
 
-from lasa.artifacts import fingerprint, model_fingerprint, provenance, read_json, write_json
-from lasa.corpora.audit import Count, Leak, check_no_leaks, count_prompts, find_leaks, near_duplicates
-from lasa.errors import ArtifactError, DataError, RecipeError
-from lasa.evaluation.perturbations import perturbed
+from lasa.artifacts import fingerprint, model_fingerprint, provenance, read_sealed, write_json
+from lasa.errors import ArtifactError, RecipeError
 from lasa.hidden_states import Position, ReadPoint, StoredStates, read_hidden_states, read_to_folder
 from lasa.interpreter import InterpreterConfig, SafetySemanticInterpreter, hidden_width
 from lasa.interpreter_calibration import CalibrationOptions
 from lasa.interpreter_evaluation import evaluate_interpreter, ngram_baseline
 from lasa.interpreter_generalisation import fit_interpreter, layer_sweep, leave_one_out, measure, perturbation_metrics
-from lasa.interpreter_training import LabelledStates, TrainingOptions, split_by_query
+from lasa.interpreter_tables import CALIBRATION, DEVELOPMENT, TRAIN, InterpreterTables, check_tables
+from lasa.interpreter_training import LabelledStates, TrainingOptions
 from lasa.layers import check_layer, hidden_size, num_layers
 from lasa.models import num_parameters
 from lasa.prompts import Prompt
 from lasa.recipe import InterpreterSection
 from lasa.rendering import template_fingerprint
-from lasa.sources import load_prompts
-
-
-@dataclass(frozen=True)
-class Audit:
-    """What the tables hold, and what training and evaluation have in common.
-
-    Attributes:
-        counts: By table, its prompts by language, source and label.
-        duplicates: Training and development prompts whose text is in a test table: `exact` and `normalised`.
-        leaks: Training and development rows whose question a test table asks, however worded.
-    """
-
-    counts: dict[str, list[Count]]
-    duplicates: dict[str, int]
-    leaks: list[Leak]
-
-    def to_json(self) -> dict[str, Any]:
-        """Counts as rows; leaks counted by kind, source and test source."""
-        leaks = Counter((leak.kind, leak.source, leak.evaluation_source) for leak in self.leaks)
-        return {
-            "counts": [{"table": name, **asdict(count)} for name, counts in self.counts.items() for count in counts],
-            "duplicates": self.duplicates,
-            "leaks": [
-                {"kind": kind, "source": source, "evaluation_source": evaluated, "rows": rows}
-                for (kind, source, evaluated), rows in sorted(leaks.items())
-            ],
-        }
-
-
-@dataclass(frozen=True)
-class InterpreterTables:
-    """The labelled prompts of stage 2.
-
-    Attributes:
-        train: In the seen languages; perturbed copies included.
-        development: In the seen languages, other queries.
-        calibration: More benign prompts for thresholds, in any language.
-        tests: Held-out tables by name, in any language; the first is the headline.
-        audit: What they hold.
-    """
-
-    train: list[Prompt]
-    development: list[Prompt]
-    calibration: list[Prompt]
-    tests: dict[str, list[Prompt]]
-    audit: Audit
+from lasa.run_folder import check_recorded
 
 
 @dataclass(frozen=True)
@@ -81,49 +33,20 @@ class Study:
 
     Attributes:
         interpreter: The interpreter at the bottleneck.
+        ablations: Interpreters at other layers, by how the layer was asked for.
         results: `facts`, `audit`, `benchmarks` (by test table) and `generalisation`, as JSON.
     """
 
     interpreter: SafetySemanticInterpreter
+    ablations: dict[str, SafetySemanticInterpreter]
     results: dict[str, Any]
 
     def save(self, folder: Path) -> None:
-        """Write `interpreter/` and `interpreter.json`."""
+        """Write `interpreter/`, `interpreter.json` and, where there are ablations, `interpreter_at/<layer>/`."""
         self.interpreter.save_pretrained(folder / "interpreter")
+        for asked, interpreter in self.ablations.items():
+            interpreter.save_pretrained(folder / "interpreter_at" / asked)
         write_json(folder / "interpreter.json", self.results)
-
-
-def load_tables(
-    section: InterpreterSection, seen_languages: Sequence[str], tests: Mapping[str, str], seed: int
-) -> InterpreterTables:
-    """Load, split and audit the tables of stage 2.
-
-    Args:
-        section: Sources, development share, perturbed copies.
-        seen_languages: Languages to train on; empty for all that the training sources have.
-        tests: Sources of the test tables by name.
-        seed: Of the split and the perturbations.
-
-    Raises:
-        DataError: A source is unreadable or has no labelled prompt in the seen languages.
-    """
-    train = _labelled(section.train, seen_languages)
-    if section.development:
-        development = _labelled(section.development, seen_languages)
-    else:
-        kept, held = split_by_query(train, section.development_share, seed)
-        train, development = _where(train, kept), _where(train, held)
-    held_out = {name: [p for p in load_prompts(source) if p.harmful is not None] for name, source in tests.items()}
-    asked = [prompt for prompts in held_out.values() for prompt in prompts]
-    calibration = [p for source in section.calibration for p in load_prompts(source) if p.harmful is False]
-    learnt = [*train, *development, *calibration]
-    audit = Audit(
-        {name: count_prompts(prompts) for name, prompts in _named(train, development, calibration, held_out).items()},
-        dict(Counter(duplicate.match for duplicate in near_duplicates(learnt, asked))),
-        find_leaks(learnt, asked),
-    )
-    copies = [copy for change in section.perturbed_copies for copy in perturbed(train, change, seed)]
-    return InterpreterTables([*train, *copies], development, calibration, held_out, audit)
 
 
 def read_point_of(model: Any, bottleneck: Path | None, layer: int | None, position: str | None) -> tuple[int, Position]:
@@ -142,10 +65,11 @@ def read_point_of(model: Any, bottleneck: Path | None, layer: int | None, positi
     if (bottleneck is None) == (layer is None):
         raise RecipeError("Give either --bottleneck (of `lasa locate`) or --layer.")
     if bottleneck is not None:
-        found = read_json(bottleneck)
+        check_recorded(bottleneck)
+        found = read_sealed(bottleneck, by_hand=True)
         if position is not None:
             raise RecipeError("--position belongs to --layer; --bottleneck has a position of its own.")
-        if not isinstance(found, dict) or "layers" not in found:
+        if "layers" not in found:
             raise ArtifactError(f"{bottleneck} is not a bottleneck.json. Write one with `lasa locate`.")
         layer, position = found.get("used_layer", found.get("layer")), found.get("position")
         if layer is None:
@@ -169,6 +93,7 @@ def study_interpreter(
     section: InterpreterSection,
     folder: Path,
     seed: int,
+    ablations: Collection[str | int] = (),
 ) -> Study:
     """Train the interpreter and its controls, calibrate them, and measure what they read and generalise to.
 
@@ -182,16 +107,20 @@ def study_interpreter(
         section: Settings.
         folder: Hidden states are stored in `folder/interpreter_states`.
         seed: Of training and perturbations.
+        ablations: Other layers to train an interpreter at: numbers, `early` or `late`.
 
     Raises:
         DataError: Training rows are asked again in a test table and the settings do not allow it, or the tables
             cannot train an interpreter.
         RecipeError: The settings do not fit the model or the tables.
     """
-    _check_tables(tables, section)
+    check_tables(tables, section)
     early, late = min(section.early_layer, layer), num_layers(model)
-    layers = list(range(late + 1)) if section.all_layers else sorted({check_layer(model, layer), early, late})
-    named = _named(tables.train, tables.development, tables.calibration, tables.tests)
+    named_layers: dict[str | int, int] = {"early": early, "late": late}
+    others = {str(one): check_layer(model, int(named_layers.get(one, one))) for one in ablations}
+    needed = {check_layer(model, layer), early, late, *others.values()}
+    layers = list(range(late + 1)) if section.all_layers else sorted(needed)
+    named = tables.by_name()
     everything = [prompt for prompts in named.values() for prompt in prompts]
     stored = read_to_folder(model, tokenizer, everything, layers, folder / "interpreter_states", position)
     training = TrainingOptions(
@@ -229,7 +158,7 @@ def study_interpreter(
         "benchmarks": benchmarks,
         "generalisation": generalisation,
     }
-    return Study(interpreter, results)
+    return Study(interpreter, {asked: bench.fit(other)[0] for asked, other in others.items()}, results)
 
 
 def calibration_options(section: InterpreterSection) -> CalibrationOptions:
@@ -239,8 +168,6 @@ def calibration_options(section: InterpreterSection) -> CalibrationOptions:
 
 GROUPS = ("languages", "seen", "unseen", "all")
 FACTS = ("threshold", "language_thresholds", "controversial", "temperature", "parameters", "parameter_share")
-TRAIN, DEVELOPMENT, CALIBRATION = "training data", "development data", "calibration data"
-"""Names of the tables that are not tests."""
 
 
 class _LayerStates:
@@ -319,22 +246,6 @@ class _Bench:
         return layer_sweep(at, layers, self.config, self.training, self.calibration, self.config.languages)
 
 
-def _check_tables(tables: InterpreterTables, section: InterpreterSection) -> None:
-    if tables.audit.leaks and not section.allow_leaks:
-        asked = [prompt for prompts in tables.tests.values() for prompt in prompts]
-        check_no_leaks([*tables.train, *tables.development, *tables.calibration], asked)
-    for name, prompts in (("development", tables.development), ("calibration", tables.calibration)):
-        same = near_duplicates(prompts, tables.train)
-        if same:
-            raise DataError(
-                f"{len(same)} {name} prompts are in the training data as well (first: query "
-                f"{prompts[same[0].left].query_id!r}); early stopping or thresholds would be fitted on known prompts. "
-                "Remove them from either."
-            )
-    if section.all_layers and not next(iter(tables.tests.values()), []):
-        raise RecipeError("A sweep over all layers needs labelled test prompts to measure each layer on.")
-
-
 def _config(
     model: Any,
     tokenizer: Any,
@@ -362,31 +273,6 @@ def _config(
     )
     size = SafetySemanticInterpreter(config).num_parameters()
     return replace(config, parameters=size, parameter_share=size / base)
-
-
-def _labelled(sources: Sequence[str], languages: Sequence[str]) -> list[Prompt]:
-    wanted = [p for source in sources for p in load_prompts(source) if not languages or p.language in languages]
-    found = [p for p in wanted if p.harmful is not None]
-    if not found:
-        where = f" in {', '.join(languages)}" if languages else ""
-        raise DataError(f"{', '.join(sources)}: no prompt labelled harmful or benign{where}.")
-    return found
-
-
-def _named(
-    train: Sequence[Prompt],
-    development: Sequence[Prompt],
-    calibration: Sequence[Prompt],
-    tests: Mapping[str, Sequence[Prompt]],
-) -> dict[str, Sequence[Prompt]]:
-    clash = {TRAIN, DEVELOPMENT, CALIBRATION} & set(tests)
-    if clash:
-        raise RecipeError(f"A test table cannot be called {clash.pop()!r}.")
-    return {TRAIN: train, DEVELOPMENT: development, CALIBRATION: calibration, **tests}
-
-
-def _where(prompts: Sequence[Prompt], keep: Sequence[bool]) -> list[Prompt]:
-    return [prompt for prompt, kept in zip(prompts, keep, strict=True) if kept]
 
 
 def _groups(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def canonical_language(code: str) -> str:
         canonical = canonical.split("-")[0]
     if canonical not in NAMES:
         raise DataError(
-            f"Unknown language code {code!r}. Use a BCP-47 code such as en, zh, sw or jv "
+            f"Unknown language code {code!r:.60}. Use a BCP-47 code such as en, zh, sw or jv "
             "(lasa.languages.NAMES lists those that are known)."
         )
     return canonical

@@ -46,6 +46,12 @@ def decoder_blocks(model: nn.Module) -> nn.ModuleList:
     return outermost[0]
 
 
+def blocks_between(model: nn.Module, first: int, last: int) -> list[nn.Module]:
+    """The decoder blocks that turn layer `first` into layer `last`."""
+    check_layer(model, first)
+    return list(decoder_blocks(model))[first : check_layer(model, last)]
+
+
 def num_layers(model: nn.Module) -> int:
     """L, the number of decoder blocks and the largest layer index."""
     config: Any = model.config

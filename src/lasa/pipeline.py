@@ -12,30 +12,35 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lasa.alignment.rows import decisions, token_rows
-from lasa.alignment.trainers import TrainingSettings, train
-from lasa.artifacts import provenance, read_json, write_json
+from lasa.alignment.trainers import HelpfulnessFloor
+from lasa.alignment_study import AlignmentTables, align_system
+from lasa.alignment_sweep import Choice, choose, reached, sweep_metrics
+from lasa.artifacts import FILES, read_json, read_sealed, write_json, write_sealed
 from lasa.bottleneck import find_bottleneck
 from lasa.cli.tables import audit_table
 from lasa.conditioning import DEFAULT_CONDITION, Policy
+from lasa.corpora.audit import check_no_leaks
 from lasa.errors import DataError
+from lasa.evaluation.answering import LocalModel
 from lasa.evaluation.compare import COMPARED, read_samples
-from lasa.evaluation.metrics import compare_systems, system_metrics
+from lasa.evaluation.judge_settings import make_judges
+from lasa.evaluation.metrics import compare_systems, rate_of, system_metrics
 from lasa.evaluation.outcomes import Sample
-from lasa.evaluation.run import generate_samples, make_judge
+from lasa.evaluation.panel import Panel
+from lasa.evaluation.run import generate_samples
+from lasa.generation import GenerationSettings
 from lasa.guard import Guard
-from lasa.hidden_states import read_hidden_states, read_to_folder
+from lasa.hidden_states import read_to_folder
 from lasa.interpreter import SafetySemanticInterpreter, load_interpreter
-from lasa.interpreter_drift import measure_drift, refit
-from lasa.interpreter_evaluation import decisions_on
-from lasa.interpreter_study import InterpreterTables, calibration_options, load_tables, study_interpreter
+from lasa.interpreter_study import calibration_options, study_interpreter
+from lasa.interpreter_tables import InterpreterTables, load_tables
 from lasa.layers import num_layers
 from lasa.models import load_model, model_folder
 from lasa.progress import say
 from lasa.prompts import Prompt
 from lasa.recipe import Recipe, SystemSection
 from lasa.report.html import write_report
-from lasa.run_folder import RunFolder, interpreter_folder
+from lasa.run_folder import RunFolder
 from lasa.sources import load_preferences, load_prompts
 
 
@@ -49,23 +54,29 @@ def run_pipeline(recipe: Recipe, output: Path) -> Path:
     with run.locked():
         model, tokenizer = _load(recipe, recipe.model.path)
         if not run.finished("bottleneck"):
-            with run.stage("bottleneck"):
+            with run.stage("bottleneck", "bottleneck.json"):
                 locate(run, model, tokenizer)
         if not run.finished("interpreter"):
-            with run.stage("interpreter"):
+            with run.stage("interpreter", "interpreter.json", "interpreter/config.json"):
                 interpret(run, model, tokenizer)
         interpreter = load_interpreter(run.path / "interpreter")
         interpreter.check_fits(model, tokenizer)
         for name, system in recipe.systems.items():
+            for number, point in enumerate(system.points()):
+                if not run.finished(f"point {name} {number}"):
+                    samples = point_folder(run, name, number).relative_to(run.path) / "samples.jsonl"
+                    with run.stage(f"point {name} {number}", samples.as_posix()):
+                        try_point(run, name, number, point, interpreter)
+                    gc.collect()
             if system.method and not run.finished(f"align {name}"):
-                with run.stage(f"align {name}"):
+                with run.stage(f"align {name}", f"systems/{name}/{FILES}", f"systems/{name}/drift.json"):
                     align(run, name, system, interpreter)
                 gc.collect()  # trainers hold their models in cycles
         for name, system in recipe.systems.items():
             if not run.finished(f"evaluate {name}"):
-                with run.stage(f"evaluate {name}"):
-                    evaluate(run, name, system, interpreter)
-        with run.stage("metrics"):
+                with run.stage(f"evaluate {name}", f"samples/{name}.jsonl"):
+                    evaluate(run, name, system)
+        with run.stage("metrics", "metrics.json"):
             write_json(run.path / "metrics.json", collect_metrics(run))
         with run.stage("report"):
             return write_report(run.path)
@@ -85,14 +96,14 @@ def locate(run: RunFolder, model: Any, tokenizer: Any) -> None:
         raise DataError(f"{found.verdict} Set layer_search.layer in the recipe to go on with a layer of your choice.")
     if section.layer is not None and section.layer != found.layer:
         say(f"Using layer {section.layer} as the recipe asks. {found.verdict}")
-    write_json(run.path / "bottleneck.json", {**found.to_json(), "used_layer": used, "position": section.position})
+    write_sealed(run.path / "bottleneck.json", {**found.to_json(), "used_layer": used, "position": section.position})
     say(found.verdict)
 
 
 def interpret(run: RunFolder, model: Any, tokenizer: Any) -> None:
     """Stage 2: audit, train the interpreter at the bottleneck, calibrate, and measure on held-out prompts."""
     recipe = run.recipe
-    layer = int(read_json(run.path / "bottleneck.json")["used_layer"])
+    layer = int(read_sealed(run.path / "bottleneck.json")["used_layer"])
     tables = _interpreter_tables(recipe)
     say(audit_table(tables.audit))
     study = study_interpreter(
@@ -105,87 +116,58 @@ def interpret(run: RunFolder, model: Any, tokenizer: Any) -> None:
         recipe.interpreter,
         run.path,
         recipe.seed,
+        {system.interpreter_layer for system in recipe.systems.values() if system.interpreter_layer is not None},
     )
     study.save(run.path)
 
 
+def try_point(
+    run: RunFolder, name: str, number: int, point: SystemSection, interpreter: SafetySemanticInterpreter
+) -> None:
+    """Stage 3, one point of a sweep: train it and answer the development prompts."""
+    folder = point_folder(run, name, number)
+    label = f"{name}, point {number}"
+    prompts = _development(run.recipe)
+    if not (folder / "model").is_dir():
+        _train(run, point, interpreter, folder / "model", label)
+    _answer(run, point, folder / "model", {"development": prompts}, folder / "samples.jsonl", label)
+
+
 def align(run: RunFolder, name: str, system: SystemSection, interpreter: SafetySemanticInterpreter) -> None:
-    """Stage 3: train one system on the preferences, conditioned on its signal; measure the interpreter's drift."""
-    recipe = run.recipe
-    model, tokenizer = _load(recipe, recipe.model.path)
-    preferences = load_preferences(recipe.alignment.preferences)
-
-    point = interpreter.config.read_point
-
-    def interpret_prompts(prompts: Sequence[Prompt]) -> list[bool]:
-        states = read_hidden_states(model, tokenizer, prompts, [point.layer], point.position)[:, 0]
-        return decisions_on(interpreter, states, prompts)
-
-    probes = _interpreter_tables(recipe).development
-    base_states = read_hidden_states(model, tokenizer, probes, [point.layer], point.position)[:, 0]
-    conditioned = decisions(preferences, system.signal, interpret_prompts, recipe.seed)
-    condition = recipe.alignment.condition or DEFAULT_CONDITION
-    rows = token_rows(tokenizer, preferences, conditioned, condition, recipe.seed)
-    assert system.method is not None
-    settings = TrainingSettings(
-        **{name: getattr(system, name) for name in TrainingSettings.__dataclass_fields__ if hasattr(system, name)},
-        seed=recipe.seed,
-    )
+    """Stage 3: train one system, or keep the best point of its sweep."""
     folder = run.path / "systems" / name
-    unfinished = folder.with_name(f".{name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    trained = train(model, tokenizer, rows, settings, unfinished, name)
-    trained.save_pretrained(unfinished)
-    tokenizer.save_pretrained(unfinished)
-    write_json(
-        unfinished / "lasa.json",
-        provenance(
-            base=str(model_folder(recipe.model.path).name),
-            signal=system.signal,
-            rows=len(rows),
-            conditioned=sum(row.conditioned for row in rows),
-            settings=system.model_dump(),
-        ),
-    )
-    states = read_hidden_states(trained, tokenizer, probes, [point.layer], point.position)[:, 0]
-    drift = measure_drift(interpreter, base_states, states, probes, recipe.alignment.drift_bound)
-    write_json(unfinished / "drift.json", drift.to_json())
-    say(f"{name}: {drift.verdict}")
-    if recipe.alignment.refit:
-        refitted, _ = refit(interpreter, states, probes, calibration_options(recipe.interpreter))
-        refitted.save_pretrained(unfinished / "interpreter")
+    if not system.sweep:
+        _train(run, system, interpreter, folder, name)
+        return
+    choice = _choice(run, name, system)
+    say(f"{name}: {choice.verdict}")
+    kept = point_folder(run, name, choice.point) / "model"
+    if not kept.is_dir():
+        _train(run, system.points()[choice.point], interpreter, kept, name)
     shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+    folder.parent.mkdir(exist_ok=True)
+    kept.rename(folder)
+    for number in range(len(system.sweep)):
+        shutil.rmtree(point_folder(run, name, number) / "model", ignore_errors=True)
 
 
-def evaluate(run: RunFolder, name: str, system: SystemSection, interpreter: SafetySemanticInterpreter) -> None:
+def point_folder(run: RunFolder, name: str, number: int) -> Path:
+    """Where a point of a system's sweep keeps its samples and, until the choice is made, its model."""
+    return run.path / "sweep" / name / str(number)
+
+
+def evaluate(run: RunFolder, name: str, system: SystemSection) -> None:
     """Stage 4: answer every benchmark prompt and judge the answers."""
-    recipe = run.recipe
-    path = str(run.path / "systems" / name) if system.method else recipe.model.path
-    model, tokenizer = _load(recipe, path)
-    guard = None
-    if system.guarded:
-        policy = Policy(condition=recipe.alignment.condition or DEFAULT_CONDITION)
-        guard = Guard(model, tokenizer, load_interpreter(interpreter_folder(run.path, name)), policy)
-    prompts = {split: load_prompts(source) for split, source in recipe.evaluation.benchmarks.items()}
-    generate_samples(
-        run.path / "samples" / f"{name}.jsonl",
-        prompts,
-        make_judge(recipe.evaluation.judge),
-        model,
-        tokenizer,
-        guard,
-        max_new_tokens=recipe.evaluation.max_new_tokens,
-        batch_size=recipe.evaluation.batch_size,
-        name=name,
-    )
+    prompts = {split: load_prompts(source) for split, source in run.recipe.evaluation.benchmarks.items()}
+    folder = run.path / "systems" / name if system.method else None
+    _answer(run, system, folder, prompts, run.path / "samples" / f"{name}.jsonl", name)
 
 
 def collect_metrics(run: RunFolder) -> dict[str, Any]:
     """Stage 5: `metrics.json`, from nothing but what the run wrote."""
     recipe = run.recipe
     samples = {name: read_samples(run.path / "samples" / f"{name}.jsonl") for name in recipe.systems}
-    bottleneck, interpreter = (read_json(run.path / f"{name}.json") for name in ("bottleneck", "interpreter"))
+    bottleneck, interpreter = read_sealed(run.path / "bottleneck.json"), read_json(run.path / "interpreter.json")
     headline, *others = recipe.evaluation.benchmarks
     seen = recipe.seen_languages
 
@@ -196,6 +178,11 @@ def collect_metrics(run: RunFolder) -> dict[str, Any]:
     for name, system in recipe.systems.items():
         if system.method:
             systems[name]["drift"] = read_json(run.path / "systems" / name / "drift.json")
+            if recipe.alignment.development:
+                systems[name]["perplexity"] = read_json(run.path / "systems" / name / "perplexity.json")
+        if system.sweep:
+            tried = [system_metrics(samples, seen) for samples in _point_samples(run, name, system)]
+            systems[name].update(sweep_metrics(system.sweep, tried, _choice(run, name, system)))
     return {
         "schema": 1,
         "seen_languages": seen,
@@ -230,6 +217,111 @@ def _comparisons(samples: dict[str, list[Sample]], seen: Sequence[str]) -> list[
     ]
 
 
+def _train(
+    run: RunFolder, system: SystemSection, interpreter: SafetySemanticInterpreter, folder: Path, label: str
+) -> None:
+    recipe = run.recipe
+    if system.interpreter_layer is not None:
+        interpreter = load_interpreter(run.path / "interpreter_at" / str(system.interpreter_layer))
+    model, tokenizer = _load(recipe, recipe.model.path, four_bit=system.four_bit)
+    benign = [prompt for prompt in _development(recipe) if prompt.harmful is False]
+    align_system(
+        model,
+        tokenizer,
+        interpreter,
+        AlignmentTables(
+            load_preferences(system.preferences or recipe.alignment.preferences),
+            _interpreter_tables(recipe).development,
+            [prompt for source in recipe.layer_search.prompts for prompt in load_prompts(source)],
+            benign,
+        ),
+        system,
+        recipe.alignment,
+        calibration_options(recipe.interpreter),
+        folder,
+        name=label,
+        base=model_folder(recipe.model.path).name,
+        seed=recipe.seed,
+        floor=_floor(run, tokenizer, interpreter if system.guarded else None, benign),
+    )
+
+
+def _floor(
+    run: RunFolder, tokenizer: Any, interpreter: SafetySemanticInterpreter | None, benign: Sequence[Prompt]
+) -> HelpfulnessFloor | None:
+    """What watches helpfulness while a system is trained, if the recipe asks for it."""
+    section, evaluation = run.recipe.alignment, run.recipe.evaluation
+    if section.watch_every is None:
+        return None
+    panel = Panel(*make_judges(evaluation.judges, run.path / "verdicts"))
+
+    def measure(model: Any) -> float:
+        system = _answerer(run.recipe, model, tokenizer, interpreter)
+        size = evaluation.batch_size
+        samples = [
+            sample
+            for start in range(0, len(benign), size)
+            for sample in panel.samples(
+                [("development", prompt) for prompt in benign[start : start + size]],
+                system(benign[start : start + size]),
+            )
+        ]
+        return rate_of(samples, "helpful", clustered=False).value or 0.0
+
+    return HelpfulnessFloor(measure, section.helpfulness_floor, section.watch_every, section.stop_at_floor)
+
+
+def _answerer(recipe: Recipe, model: Any, tokenizer: Any, interpreter: SafetySemanticInterpreter | None) -> LocalModel:
+    """A model as it is evaluated: behind the guard if there is an interpreter."""
+    policy = Policy(condition=recipe.alignment.condition or DEFAULT_CONDITION)
+    guard = Guard(model, tokenizer, interpreter, policy) if interpreter else None
+    return LocalModel(model, tokenizer, guard, GenerationSettings(max_new_tokens=recipe.evaluation.max_new_tokens))
+
+
+def _answer(
+    run: RunFolder,
+    system: SystemSection,
+    folder: Path | None,
+    prompts: dict[str, list[Prompt]],
+    samples: Path,
+    label: str,
+) -> None:
+    """Answer prompts with a trained system's folder, or with the base model, and judge the answers."""
+    recipe = run.recipe
+    model, tokenizer = _load(recipe, str(folder or recipe.model.path))
+    own = folder is not None and (folder / "interpreter").is_dir()
+    probe = (folder if folder is not None and own else run.path) / "interpreter"
+    generate_samples(
+        samples,
+        prompts,
+        Panel(*make_judges(recipe.evaluation.judges, run.path / "verdicts")),
+        _answerer(recipe, model, tokenizer, load_interpreter(probe) if system.guarded else None),
+        batch_size=recipe.evaluation.batch_size,
+        batch_tokens=recipe.evaluation.batch_tokens,
+        name=label,
+    )
+
+
+def _development(recipe: Recipe) -> list[Prompt]:
+    """The prompts on which sweeps are decided, and helpfulness and perplexity are watched; none without a source.
+
+    Raises:
+        DataError: One of them is asked in a benchmark.
+    """
+    prompts = [prompt for source in recipe.alignment.development for prompt in load_prompts(source)]
+    check_no_leaks(prompts, [p for source in recipe.evaluation.benchmarks.values() for p in load_prompts(source)])
+    return prompts
+
+
+def _point_samples(run: RunFolder, name: str, system: SystemSection) -> list[list[Sample]]:
+    return [read_samples(point_folder(run, name, number) / "samples.jsonl") for number in range(len(system.sweep))]
+
+
+def _choice(run: RunFolder, name: str, system: SystemSection) -> Choice:
+    seen, floor = run.recipe.seen_languages, run.recipe.alignment.helpfulness_floor
+    return choose([reached(samples, seen) for samples in _point_samples(run, name, system)], floor)
+
+
 def _of(split: str, samples: Sequence[Sample]) -> list[Sample]:
     return [sample for sample in samples if sample.split == split]
 
@@ -238,6 +330,12 @@ def _interpreter_tables(recipe: Recipe) -> InterpreterTables:
     return load_tables(recipe.interpreter, recipe.seen_languages, recipe.evaluation.benchmarks, recipe.seed)
 
 
-def _load(recipe: Recipe, path: str) -> tuple[Any, Any]:
+def _load(recipe: Recipe, path: str, four_bit: bool = False) -> tuple[Any, Any]:
     section = recipe.model
-    return load_model(path, dtype=section.dtype, device=section.device, trust_remote_code=section.trust_remote_code)
+    return load_model(
+        path,
+        dtype=section.dtype,
+        device=section.device,
+        trust_remote_code=section.trust_remote_code,
+        four_bit=four_bit,
+    )

@@ -4,7 +4,6 @@ A prompt is one conversation that ends in a user message. Translations of one qu
 the label of the semantic silhouette, and the cluster of every interval.
 """
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,8 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from lasa.errors import DataError
 from lasa.languages import NAMES, canonical_language
+from lasa.table_files import listed, read_rows
 
 Message = dict[str, str]
 """A chat message: `{"role": "system" | "user" | "assistant" | "tool", "content": str}`."""
@@ -58,8 +60,15 @@ class Prompt:
 
     @staticmethod
     def from_json(row: dict[str, Any]) -> "Prompt":
-        """A row written by `to_json`."""
-        return Prompt(**{**row, "messages": tuple(row["messages"])})
+        """A row written by `to_json`.
+
+        Raises:
+            ValueError: A field is missing or of another type.
+        """
+        return _PROMPT.validate_python(row)
+
+
+_PROMPT = TypeAdapter(Prompt)
 
 
 @dataclass(frozen=True)
@@ -122,53 +131,13 @@ def read_prompts(
     wide = columns.languages or tuple(n for n in names if isinstance(n, str) and n != ids and _is_language(n))
     for name in wide:
         if name not in names:
-            raise DataError(f"{path}: no column {name!r}. The file has: {_listed(names)}.")
+            raise DataError(f"{path}: no column {name!r}. The file has: {listed(names)}.")
     if not wide:
         raise DataError(
             f"{path}: no column {columns.prompt!r} and no column named after a language code (en, zh, sw, ...). "
-            f"The file has: {_listed(names)}. Declare the prompt and language columns."
+            f"The file has: {listed(names)}. Declare the prompt and language columns."
         )
     return _wide_table(path, rows, columns, wide, harmful)
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a CSV, TSV, JSONL, JSON or Parquet file as dictionaries.
-
-    Raises:
-        DataError: The file is missing, empty, of an unknown format, or damaged (row named).
-    """
-    if not path.is_file():
-        raise DataError(f"No such prompt file: {path}. Give the path of a CSV, TSV, JSONL, JSON or Parquet file.")
-    suffix = path.suffix.lower()
-    try:
-        if suffix in (".csv", ".tsv"):
-            rows = _read_delimited(path, "\t" if suffix == ".tsv" else ",")
-        elif suffix in (".jsonl", ".ndjson"):
-            rows = [_object(path, number, line) for number, line in enumerate(_lines(path), 1) if line.strip()]
-        elif suffix == ".json":
-            document = json.loads(path.read_text(encoding="utf-8-sig"))
-            if not isinstance(document, list) or not all(isinstance(row, dict) for row in document):
-                raise DataError(f"{path}: expected a list of objects at the top of the JSON file.")
-            rows = document
-        elif suffix == ".parquet":
-            import pyarrow
-            import pyarrow.parquet
-
-            try:
-                rows = pyarrow.parquet.read_table(path).to_pylist()
-            except (pyarrow.ArrowException, OSError) as error:
-                raise DataError(f"{path}: not a readable Parquet file ({error}).") from error
-        else:
-            raise DataError(f"{path}: unknown format {suffix!r}. Use .csv, .tsv, .jsonl, .json or .parquet.")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text at byte {error.start}. Save the file as UTF-8.") from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: not valid JSON ({error}).") from error
-    except csv.Error as error:
-        raise DataError(f"{path}: not a readable table ({error}).") from error
-    if not rows:
-        raise DataError(f"{path}: the file has no rows.")
-    return rows
 
 
 def check_parallel(prompts: Sequence[Prompt]) -> None:
@@ -203,30 +172,49 @@ def write_prompts(path: Path, prompts: Iterable[Prompt]) -> None:
 def _long_table(
     path: Path, rows: list[dict[str, Any]], columns: Columns, harmful: bool | None, language: str | None
 ) -> list[Prompt]:
-    prompts = []
-    ids = _query_id_column(list(rows[0]), columns)
     if columns.language not in rows[0] and language is None:
         raise DataError(
-            f"{path}: no column {columns.language!r} for the language. The file has: {_listed(list(rows[0]))}. "
+            f"{path}: no column {columns.language!r} for the language. The file has: {listed(rows[0])}. "
             "Name the column, or give one language for the whole file."
         )
-    for number, row in enumerate(rows, 1):
-        where = f"{path}: row {number}"
-        column = columns.prompt if row.get(columns.prompt) is not None else "messages"
-        messages = _messages(where, column, row.get(column))
-        code = row.get(columns.language, language)
-        prompts.append(
-            Prompt(
-                query_id=_query_id(row, ids, number),
-                language=_language(where, columns.language, code),
-                messages=messages,
-                harmful=_label(where, columns.harmful, row.get(columns.harmful), harmful),
-                source=str(row.get(columns.source) or path.stem),
-                category=str(row.get(columns.category) or ""),
-                details=row["details"] if isinstance(row.get("details"), dict) else {},
-            )
-        )
-    return prompts
+    ids = _query_id_column(list(rows[0]), columns)
+    return [long_row(path, number, row, columns, ids, harmful, language) for number, row in enumerate(rows, 1)]
+
+
+def long_row(
+    path: Path,
+    number: int,
+    row: dict[str, Any],
+    columns: Columns,
+    ids: str | None,
+    harmful: bool | None = None,
+    language: str | None = None,
+) -> Prompt:
+    """One row of a long table.
+
+    Args:
+        path: The file, for messages.
+        number: The row's number, from 1.
+        row: Its cells.
+        columns: The columns to use.
+        ids: The column that identifies the meaning, or None to use the row's number.
+        harmful: Label where the row has none.
+        language: Language where the row has none.
+
+    Raises:
+        DataError: A cell is not what it should be; the message names file, row and column.
+    """
+    where = f"{path}: row {number}"
+    column = columns.prompt if row.get(columns.prompt) is not None else "messages"
+    return Prompt(
+        query_id=_query_id(row, ids, number),
+        language=_language(where, columns.language, row.get(columns.language, language)),
+        messages=parse_messages(where, column, row.get(column)),
+        harmful=_label(where, columns.harmful, row.get(columns.harmful), harmful),
+        source=str(row.get(columns.source) or path.stem),
+        category=str(row.get(columns.category) or ""),
+        details=_details(row.get("details")),
+    )
 
 
 def _wide_table(
@@ -265,7 +253,12 @@ def _query_id(row: dict[str, Any], column: str | None, number: int) -> str:
     return str(row[column]) if column and row.get(column) is not None else str(number - 1)
 
 
-def _messages(where: str, column: str, cell: object) -> tuple[Message, ...]:
+def parse_messages(where: str, column: str, cell: object) -> tuple[Message, ...]:
+    """The conversation of a cell: a text, which is a user's message, or a list of chat messages.
+
+    Raises:
+        DataError: It is neither, or does not end in a message to answer.
+    """
     if isinstance(cell, str):
         if not cell.strip():
             raise DataError(f"{where}, column {column!r}: the prompt is empty. Fill it in or remove the row.")
@@ -274,7 +267,7 @@ def _messages(where: str, column: str, cell: object) -> tuple[Message, ...]:
         raise DataError(f"{where}, column {column!r}: expected a text or a list of chat messages, found {cell!r:.60}.")
     for message in cell:
         if not isinstance(message, dict) or message.get("role") not in ROLES:
-            raise DataError(f"{where}, column {column!r}: a message needs a role out of {_listed(list(ROLES))}.")
+            raise DataError(f"{where}, column {column!r}: a message needs a role out of {listed(list(ROLES))}.")
         if not isinstance(message.get("content"), str):
             raise DataError(f"{where}, column {column!r}: a message needs a text as its content.")
     last = cell[-1]
@@ -292,19 +285,27 @@ def _language(where: str, column: str, code: object) -> str:
         raise DataError(f"{where}, column {column!r}: {error}") from None
 
 
-_LABELS = {
+LABELS = {
     "1": True, "true": True, "yes": True, "harmful": True, "unsafe": True,
     "0": False, "false": False, "no": False, "benign": False, "safe": False, "harmless": False,
 }  # fmt: skip
+"""How a label may be written in a table."""
 
 
 def _label(where: str, column: str, cell: object, default: bool | None) -> bool | None:
     if cell is None or cell == "":
         return default
-    label = _LABELS.get(str(cell).strip().lower())
+    label = LABELS.get(str(cell).strip().lower())
     if label is None:
-        raise DataError(f"{where}, column {column!r}: expected harmful or benign (or 1/0, true/false), found {cell!r}.")
+        raise DataError(
+            f"{where}, column {column!r}: expected harmful or benign (or 1/0, true/false), found {cell!r:.60}."
+        )
     return label
+
+
+def _details(cell: object) -> dict[str, Any]:
+    """Details as they are in JSON, which is what they are written to; a Parquet cell may hold times and bytes."""
+    return dict(json.loads(json.dumps(cell, default=str))) if isinstance(cell, dict) else {}
 
 
 def _is_language(name: str) -> bool:
@@ -312,34 +313,3 @@ def _is_language(name: str) -> bool:
         return canonical_language(name) in NAMES
     except DataError:
         return False
-
-
-def _read_delimited(path: Path, delimiter: str) -> list[dict[str, Any]]:
-    csv.field_size_limit(10_000_000)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter=delimiter)
-        rows: list[dict[str, Any]] = []
-        for row in reader:
-            if None in row:
-                raise DataError(f"{path}: row {len(rows) + 1} has more cells than the header has columns.")
-            rows.append(row)
-    return rows
-
-
-def _lines(path: Path) -> Iterable[str]:
-    with path.open(encoding="utf-8-sig") as file:
-        yield from file
-
-
-def _object(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: row {number} is not valid JSON ({error}).") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{path}: row {number} is not a JSON object.")
-    return row
-
-
-def _listed(names: Sequence[Any]) -> str:
-    return ", ".join(repr(name) for name in names[:20]) + (", ..." if len(names) > 20 else "")

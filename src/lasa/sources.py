@@ -1,25 +1,35 @@
-"""Where tables come from: a file, a known public corpus in its original format, or the embedded world.
+"""Where tables come from: a file, a dataset, a known public corpus in its original format, or the embedded world.
 
-A source is written `path`, `corpus:path` (see `lasa.corpora`) or `embedded:name`.
+A source is written `path`, `hf:owner/name` (a Hugging Face dataset), `corpus:path` (see `lasa.corpora`) or
+`embedded:name`. The columns of a file or dataset are declared behind a question mark where they have other names:
+`questions.csv?prompt=text&language=lang`, `hf:owner/name?split=test&prompt=text&in_language=en`. What can be declared:
+the names in `lasa.prompts.Columns`, `label` (of every row without one), `in_language` (of every row without one), and
+a dataset's `split`, `config` and `revision`.
 """
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 from lasa.alignment.rows import Preference, read_preferences
 from lasa.corpora import LOADERS, load_corpus
+from lasa.corpora.hub import load_from_hub
 from lasa.errors import DataError
-from lasa.prompts import Columns, Prompt, read_prompts
+from lasa.prompts import LABELS, Columns, Prompt, read_prompts
 
 T = TypeVar("T")
 
+COLUMN_NAMES = tuple(field.name for field in fields(Columns))
+HUB_NAMES = ("split", "config", "revision")
 
-def load_prompts(source: str, columns: Columns | None = None) -> list[Prompt]:
+
+def load_prompts(source: str) -> list[Prompt]:
     """The prompts of a source.
 
     Raises:
-        DataError: The source does not exist or is not what it claims to be.
+        DataError: The source does not exist, is not what it claims to be, or declares what it cannot.
     """
     kind, _, rest = source.partition(":")
     if kind == "embedded":
@@ -28,13 +38,17 @@ def load_prompts(source: str, columns: Columns | None = None) -> list[Prompt]:
         return _named(PROMPT_TABLES, rest)()
     if rest and kind in LOADERS:
         return load_corpus(kind, Path(rest))
-    return read_prompts(Path(source), columns)
+    if rest and kind == "hf":
+        dataset, declared = _declarations(rest, HUB_NAMES)
+        return load_from_hub(dataset, **declared)
+    path, declared = _declarations(source)
+    return read_prompts(Path(path), **declared)
 
 
 def short_names(sources: Sequence[str]) -> dict[str, str]:
     """Sources by a short name each: the embedded table's, the corpus's or the file's; in full where two agree."""
     names = [
-        Path(rest).stem if kind == "embedded" else (kind if rest and kind in LOADERS else Path(source).stem)
+        Path(rest).stem if kind == "embedded" else kind if kind in LOADERS else Path(source.partition("?")[0]).stem
         for source in sources
         for kind, _, rest in [source.partition(":")]
     ]
@@ -53,6 +67,27 @@ def load_preferences(source: str) -> list[Preference]:
 
         return _named(PREFERENCE_TABLES, rest)()
     return read_preferences(Path(source))
+
+
+def _declarations(source: str, also: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
+    """A source without what is declared behind its question mark, and that as arguments of a reader."""
+    place, _, text = source.partition("?")
+    given = dict(parse_qsl(text, keep_blank_values=True))
+    known = (*COLUMN_NAMES, "label", "in_language", *also)
+    unknown = [name for name in given if name not in known]
+    if unknown or (text and not given):
+        raise DataError(f"{source}: cannot declare {(unknown or [text])[0]!r}; choose of {', '.join(known)}.")
+    columns: dict[str, Any] = {name: given[name] for name in COLUMN_NAMES if name in given}
+    if "languages" in columns:
+        columns["languages"] = tuple(columns["languages"].split(","))
+    declared: dict[str, Any] = {"columns": Columns(**columns), **{name: given[name] for name in also if name in given}}
+    if "in_language" in given:
+        declared["language"] = given["in_language"]
+    if "label" in given:
+        declared["harmful"] = LABELS.get(given["label"].lower())
+        if declared["harmful"] is None:
+            raise DataError(f"{source}: the label of every row is harmful or benign, not {given['label']!r}.")
+    return place, declared
 
 
 def _named(tables: dict[str, T], name: str) -> T:

@@ -1,44 +1,22 @@
 """The chat page in a real browser: score, decision and answer in any language, and nothing run from an answer."""
 
 import os
-import shutil
-from collections.abc import Iterator
+import re
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from browser import complaints, show
 from guards import build_guard, lively_model
 from lasa.conditioning import Policy
 from lasa.prompts import user_prompt
 from lasa.refusals import REFUSALS
 from servers import serving, slow_down
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
-)  # fmt: skip
 TEXTS = ("water the plant", "paint the house", "run", "cook rice")
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    if not CHROMIUM or not DRIVER:
-        pytest.skip("chromium and chromedriver are not installed (Debian: chromium, chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    driver.set_window_size(900, 900)
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +62,7 @@ def test_a_person_sees_score_decision_and_answer(chromium, lively, tokenizer):
             assert "is at or above the threshold" in decision.text
         picture(chromium, "chat-refused.png")
         assert len(chromium.find_elements(By.CSS_SELECTOR, ".turn")) == 6
-        assert [line for line in chromium.get_log("browser") if line["level"] in ("WARNING", "SEVERE")] == []
+        assert complaints(chromium) == []
 
 
 def test_the_answer_is_the_servers_and_the_conversation_goes_on(chromium, lively, tokenizer):
@@ -116,6 +94,21 @@ def test_markup_in_question_and_answer_is_shown_and_not_run(chromium, lively, to
         assert chromium.find_elements(By.CSS_SELECTOR, ".turn.user .text")[0].text == attack
         assert chromium.find_elements(By.CSS_SELECTOR, "img, main script") == []
         assert chromium.title == "lasa chat"
+
+
+def test_the_page_fits_every_screen_in_light_and_dark(chromium, lively, tokenizer):
+    with serving(guard_for(lively, tokenizer), max_new_tokens=20) as served:
+        chromium.get(served.url)
+        say(chromium, "how do I water the plant " * 12)
+        papers = {}
+        for theme in ("light", "dark"):
+            for width in (320, 390, 768, 1280):
+                show(chromium, width, theme)
+                assert chromium.execute_script("return document.documentElement.scrollWidth") <= width
+                picture(chromium, f"chat-{width}-{theme}.png")
+            ink = chromium.execute_script("return getComputedStyle(document.body).color")
+            papers[theme] = [int(part) for part in re.findall(r"\d+", ink)[:3]]
+        assert max(papers["light"]) < 80 < 170 < min(papers["dark"])
 
 
 def test_an_answer_can_be_stopped_and_an_error_is_said(chromium, lively, tokenizer, monkeypatch):

@@ -9,6 +9,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from conftest import build_model
+from lasa.artifacts import read_sealed
 from lasa.cli import main
 from lasa.prompts import user_prompt, write_prompts
 
@@ -96,7 +97,7 @@ def test_json_is_printed_for_machines(call, model_folder, table, tmp_path):
     output = tmp_path / "out"
     code, out, _ = call("--model", model_folder, "--prompts", table, "-o", output, "--resamples", 50, "--json")
     assert code == 0
-    assert json.loads(out) == json.loads((output / "bottleneck.json").read_text(encoding="utf-8"))
+    assert json.loads(out) == read_sealed(output / "bottleneck.json")
 
 
 def test_a_control_that_cannot_be_made_is_said(call, model_folder, tmp_path):

@@ -148,6 +148,26 @@ def test_moderation_gives_the_interpreters_verdict_alone(client, guard):
     assert client.moderations.create(input=texts[0]).results[0].flagged == decisions[0].flagged
 
 
+CHAT = [
+    {"role": "user", "content": "how do I paint"}, {"role": "assistant", "content": "with a brush"},
+    {"role": "user", "content": "and the house"}, {"role": "tool", "content": "the house is red"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_every_turn_is_scored_where_that_is_asked_for(client, guard, stream):
+    expected = [(turn.message, turn.decision.band) for turn in guard.score_turns(CHAT)]
+    assert [message for message, _ in expected] == [0, 3]
+    asked = {**SHORT, "messages": CHAT, "extra_body": {"lasa_turns": True}}
+    answer = next(iter(client.chat.completions.create(**asked, stream=True))) if stream else (
+        client.chat.completions.create(**asked, n=2)
+    )  # fmt: skip
+    assert [(turn["message"], turn["band"]) for turn in answer.lasa["turns"]] == expected
+    assert answer.lasa["turns"][-1]["score"] == pytest.approx(answer.lasa["score"], abs=1e-4)
+    plain = client.chat.completions.create(**SHORT, messages=CHAT, extra_body={"lasa": True})
+    assert plain.lasa["turns"] is None
+
+
 def test_models_are_listed(client):
     assert [model.id for model in client.models.list()] == ["tiny"]
     assert client.models.retrieve("tiny").owned_by == "lasa"
@@ -267,6 +287,7 @@ def test_an_answer_that_turns_harmful_is_stopped_in_the_stream(lively, tokenizer
         ({"tools": []}, "tools"),
         ({"frequency_penalty": 1.5}, "frequency_penalty"),
         ({"messages": "hello"}, "messages"),
+        ({"lasa_turns": True, "messages": 33 * [*CHAT[:2]] + CHAT[:1]}, "more than 32 turns"),
     ],
 )
 def test_a_wrong_request_is_told_what_is_wrong(served, prompts, change, message):

@@ -134,15 +134,30 @@ def test_prompts_that_are_not_parallel_are_an_error(prompts, message):
         find_bottleneck(torch.randn(len(prompts), 3, 8), range(3), prompts, 2)
 
 
-def test_the_bootstrap_deviation_is_that_of_other_draws_of_queries():
-    prompts, draw = parallel(20), np.random.default_rng(0)
+def other_draws(count, queries):
+    """S_sem, S_lang and their difference `[count, 3]` of one layer for other draws of queries, and their intervals."""
+    prompts, draw = parallel(queries), np.random.default_rng(0)
     languages = dict(zip(LANGUAGES, draw.normal(size=(4, 32)), strict=True))
-    differences, deviations = [], []
-    for _ in range(40):
-        queries = draw.normal(size=(20, 32)) * draw.uniform(0.5, 2, size=(20, 1))
-        centres = np.array([0.5 * queries[int(p.query_id)] + 0.5 * languages[p.language] for p in prompts])
+    values, intervals = [], []
+    for _ in range(count):
+        meanings = draw.normal(size=(queries, 32)) * draw.uniform(0.5, 2, size=(queries, 1))
+        centres = np.array([0.5 * meanings[int(p.query_id)] + 0.5 * languages[p.language] for p in prompts])
         states = torch.tensor(centres[:, None] + 0.5 * draw.normal(size=(len(prompts), 3, 32)))
-        view = find_bottleneck(states, range(3), prompts, 2, resamples=100).layers[1]
-        differences.append(view.difference)
-        deviations.append(view.difference_sd)
-    assert 0.7 < np.mean(deviations) / np.std(differences, ddof=1) < 1.4
+        view = find_bottleneck(states, range(3), prompts, 2, resamples=300).layers[1]
+        values.append((view.semantic, view.language, view.difference))
+        intervals.append((view.semantic_interval, view.language_interval, view.difference_interval))
+    return np.array(values), np.array(intervals)
+
+
+def test_intervals_are_as_wide_as_other_draws_of_queries_differ():
+    values, intervals = other_draws(40, 20)
+    deviations = (intervals[:, :, 1] - intervals[:, :, 0]).mean(axis=0) / (2 * 1.96)
+    assert np.all((deviations / values.std(axis=0, ddof=1) > 0.7) & (deviations / values.std(axis=0, ddof=1) < 1.4))
+
+
+@pytest.mark.slow
+def test_intervals_cover_what_other_draws_of_queries_give_on_average():
+    values, intervals = other_draws(400, 40)
+    mean = values.mean(axis=0)
+    covered = ((intervals[:, :, 0] <= mean) & (mean <= intervals[:, :, 1])).mean(axis=0)
+    assert np.all((covered > 0.91) & (covered < 0.98)), covered

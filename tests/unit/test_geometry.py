@@ -11,6 +11,7 @@ from lasa.geometry import (
     parallel_index,
     retrieval_accuracy,
     silhouette_samples,
+    silhouettes_without_each_query,
     similarity_to_language,
     u_score,
     unit_vectors,
@@ -54,6 +55,28 @@ def test_the_mean_silhouette_of_float32_states_equals_scikit_learn(scale, dtype)
     for labels in (index.queries, index.languages):
         expected = reference_score(states.float().numpy(), labels.numpy(), metric="cosine")
         assert float(silhouette_samples(unit_vectors(states), labels).mean()) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("meaning", [0.2, 0.5, 0.9])
+def test_silhouettes_without_a_query_are_those_of_the_other_queries(meaning):
+    prompts = table(60, missing=[(3, "sw"), (7, "zh"), (7, "sw"), (9, "en")])
+    index, unit = parallel_index(prompts), unit_vectors(vectors(prompts, meaning=meaning))
+    semantic, language = silhouettes_without_each_query(unit, index)
+    left = [index.queries != query for query in range(60)]
+    expected = [
+        torch.stack([silhouette_samples(unit[keep], torch.unique(labels[keep], return_inverse=True)[1]).mean()
+                     for keep in left])
+        for labels in (index.queries, index.languages)
+    ]  # fmt: skip
+    torch.testing.assert_close(semantic, expected[0], atol=1e-9, rtol=0)
+    assert np.corrcoef(language, expected[1])[0, 1] > 0.99
+    assert float(language.std() / expected[1].std()) == pytest.approx(1, abs=0.03)
+
+
+def test_two_queries_leave_nothing_to_tell_apart():
+    prompts = table(2)
+    semantic, language = silhouettes_without_each_query(unit_vectors(vectors(prompts)), parallel_index(prompts))
+    assert semantic.tolist() == [0, 0] and torch.isfinite(language).all()
 
 
 def test_prompts_that_are_all_the_same_within_and_between_clusters_score_zero():

@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from conftest import build_model
 from guards import build_guard, conversations
@@ -13,6 +13,7 @@ from lasa.artifacts import model_fingerprint
 from lasa.errors import ArtifactError, DataError, ModelError
 from lasa.generation import GenerationSettings
 from lasa.hidden_states import StoredStates, check_readable, read_hidden_states, read_to_folder
+from lasa.models import load_model
 from lasa.prompts import user_prompt
 from lasa.rendering import render
 
@@ -103,6 +104,31 @@ def test_a_model_spread_by_a_device_map_is_read_and_recognised(
     expected = read_hidden_states(llama, tokenizer, prompts, [0, 2, 4])
     torch.testing.assert_close(read_hidden_states(model, tokenizer, prompts, [0, 2, 4]), expected)
     assert model_fingerprint(model) == model_fingerprint(llama)
+
+
+def test_a_model_quantised_to_four_bits_is_read_guarded_and_recognised(tokenizer, prompts, tmp_path):
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    whole = build_model("llama", tokenizer, hidden_size=64, head_dim=16)
+    whole.save_pretrained(tmp_path / "whole")
+    settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    quantised = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "whole", quantization_config=settings, device_map="cpu", dtype=torch.float32
+    )
+    quantised.save_pretrained(tmp_path / "quantised")
+    tokenizer.save_pretrained(tmp_path / "quantised")
+    model, _ = load_model(str(tmp_path / "quantised"))
+    assert type(model.get_decoder().layers[0].mlp.up_proj).__name__ == "Linear4bit"
+    again, _ = load_model(str(tmp_path / "quantised"))
+    assert model_fingerprint(model) == model_fingerprint(again) != model_fingerprint(whole)
+    together = read_hidden_states(model, tokenizer, prompts, [0, 2, 4])
+    alone = torch.cat([read_hidden_states(model, tokenizer, [prompt], [0, 2, 4]) for prompt in prompts])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+    unquantised = read_hidden_states(whole, tokenizer, prompts, [0, 2, 4])
+    assert torch.cosine_similarity(together, unquantised, dim=-1).min() > 0.9
+    guard = build_guard(model, tokenizer, prompts)
+    scores = guard.interpreter.probability(together[:, 1])
+    answers = guard.generate(conversations(prompts), GenerationSettings(max_new_tokens=2))
+    torch.testing.assert_close(torch.tensor([a.decision.score for a in answers]), scores, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("budget", [1, 60, 100_000])

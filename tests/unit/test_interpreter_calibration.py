@@ -14,6 +14,7 @@ from lasa.interpreter_calibration import (
     CalibrationOptions,
     balanced_threshold,
     calibrate,
+    confident_threshold,
     conformal_floor,
     conformal_threshold,
     expected_calibration_error,
@@ -82,6 +83,23 @@ class TestConformal:
         rate = flagged / draws
         assert rate <= target * 1.1
         assert rate >= target - 1.5 / (size + 1)  # and not needlessly strict
+
+    @pytest.mark.parametrize(("target", "size"), [(0.01, 299), (0.01, 1000), (0.05, 400), (0.2, 14)])
+    def test_a_confident_threshold_is_exceeded_in_one_of_twenty_development_sets(self, target, size):
+        rng = np.random.default_rng(0)
+        thresholds = [confident_threshold(rng.random(size).tolist(), target) for _ in range(4000)]
+        assert all(one.guaranteed and "95% confidence" in one.statement for one in thresholds)
+        rates = np.array([1 - one.value for one in thresholds])  # of uniform scores
+        assert 0.01 < np.mean(rates > target) <= 0.06
+        assert rates.mean() > target / 6  # and not needlessly strict
+
+    def test_a_confident_threshold_takes_more_prompts_and_says_so(self):
+        few = np.random.default_rng(0).random(298).tolist()
+        found = confident_threshold(few, 0.01)
+        assert found.value == conformal_threshold(few, 0.01).value and found.guaranteed
+        assert "on average" in found.statement and "takes 299 prompts" in found.statement
+        assert not confident_threshold([], 0.01).guaranteed
+        assert not confident_threshold([1.0] * 300 + [0.1] * 300, 0.1).guaranteed
 
     def test_too_few_prompts_get_a_plain_statement_and_a_threshold_above_them_all(self):
         found = conformal_threshold([0.2, 0.7], 0.01)
@@ -172,6 +190,9 @@ class TestCalibrate:
         found = calibrate(reader(), development, CalibrationOptions(0.02, True), benign).config
         assert set(found.language_thresholds) == {"en", "sw"}
         assert found.temperature == alone.temperature
+        said = calibrate(reader(), development, CalibrationOptions(0.02, True), benign).statements
+        assert "95% confidence" in said["language sw"]
+        assert "They are in en, sw; in other languages nothing is promised." in said["threshold"]
         assert found.language_thresholds["en"] == alone.language_thresholds["en"]
         assert alone.threshold < found.threshold < found.language_thresholds["sw"]
         probe = reader()

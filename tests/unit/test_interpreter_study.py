@@ -6,7 +6,8 @@ import pytest
 from lasa.artifacts import model_fingerprint, read_json, write_json
 from lasa.errors import ArtifactError, DataError, ModelError, RecipeError
 from lasa.interpreter import load_interpreter
-from lasa.interpreter_study import load_tables, read_point_of, study_interpreter
+from lasa.interpreter_study import read_point_of, study_interpreter
+from lasa.interpreter_tables import load_tables
 from lasa.prompts import user_prompt, write_prompts
 from lasa.recipe import InterpreterSection
 
@@ -80,7 +81,7 @@ class TestTables:
         tables = load_tables(section(sources), ["en"], {"same": sources["train"]}, 0)
         facts = tables.audit.to_json()
         assert {"table": "training data", "language": "en", "source": "world", "label": "harmful", "prompts": 12,
-                "queries": 12} in facts["counts"]  # fmt: skip
+                "queries": 12, "licence": "not stated"} in facts["counts"]  # fmt: skip
         assert facts["duplicates"] == {"exact": 24}
         assert facts["leaks"] == [{"kind": "exact", "source": "world", "evaluation_source": "world", "rows": 24}]
 

@@ -2,7 +2,8 @@
 
 A row is a rendered prompt, the condition's token ids where the signal says so, and a completion that ends with the
 turn's own terminator. The signal is by default the interpreter's hard decision, so that benign prompts it wrongly
-flags teach the model to help in spite of the condition, and harmful ones it misses teach it to refuse without.
+flags teach the model to help in spite of the condition, and harmful ones it misses teach it to refuse without. The
+soft signal puts the interpreter's probability in place of its decision (see `lasa.soft_condition`).
 """
 
 import random
@@ -11,16 +12,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lasa.conditioning import completion_ids, condition_ids, place_condition
+from lasa.conditioning import completion_ids, place_condition
 from lasa.errors import DataError
 from lasa.languages import canonical_language
-from lasa.prompts import Message, Prompt, read_rows
+from lasa.prompts import Prompt, parse_messages
 from lasa.rendering import render, turn_end_ids
+from lasa.table_files import read_rows
 from lasa.thinking import thinking_tail
 
-Signal = Literal["interpreter", "label", "sampled", "none"]
-"""`interpreter`: the SSI's decision; `label`: the row's own label (an oracle); `sampled`: a coin for harmful rows, as
-in the public code; `none`: never conditioned (surface tuning)."""
+Signal = Literal["interpreter", "soft", "label", "sampled", "none"]
+"""`interpreter`: the SSI's decision; `soft`: its probability, as a learned embedding; `label`: the row's own label (an
+oracle); `sampled`: a coin for harmful rows, as in the public code; `none`: never conditioned (surface tuning)."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,8 @@ def read_preferences(path: Path) -> list[Preference]:
         if "completion" in row and "label" in row:
             desirable = str(row["label"]).strip().lower() in ("1", "true", "yes")
             row = {**row, "chosen" if desirable else "rejected": row["completion"]}
-        prompt, chosen, rejected = row.get("prompt"), row.get("chosen"), row.get("rejected")
-        if isinstance(prompt, str) and prompt.strip():
-            messages: tuple[Message, ...] = ({"role": "user", "content": prompt},)
-        elif isinstance(prompt, list) and prompt:
-            messages = tuple(prompt)
-        else:
-            raise DataError(f"{where}, column 'prompt': the prompt is empty or missing.")
+        messages = parse_messages(where, "prompt", row.get("prompt"))
+        chosen, rejected = row.get("chosen"), row.get("rejected")
         if not chosen and not rejected:
             raise DataError(f"{where}: needs an answer in 'chosen' or 'rejected' (or 'completion' with 'label').")
         try:
@@ -102,19 +99,16 @@ def read_preferences(path: Path) -> list[Preference]:
 def decisions(
     preferences: Sequence[Preference],
     signal: Signal,
-    interpret: Callable[[Sequence[Prompt]], list[bool]] | None = None,
+    interpret: Callable[[Sequence[Prompt]], list[bool]],
     seed: int = 0,
 ) -> list[bool]:
     """Whether each preference is conditioned.
 
     Args:
         preferences: The table.
-        signal: Where the decision comes from.
-        interpret: The interpreter's decisions on prompts; needed for `interpreter`.
+        signal: Where the decision comes from; any but `soft`, which decides nothing.
+        interpret: The interpreter's decisions on prompts; called for `interpreter` alone.
         seed: Of the coin of `sampled`.
-
-    Raises:
-        DataError: `interpreter` without an interpreter.
     """
     if signal == "none":
         return [False] * len(preferences)
@@ -123,22 +117,56 @@ def decisions(
     if signal == "sampled":
         coin = random.Random(seed)
         return [bool(p.prompt.harmful) and coin.random() < 0.5 for p in preferences]
-    if interpret is None:
-        raise DataError("The signal 'interpreter' needs a trained interpreter. Run the interpreter stage first.")
     return interpret([p.prompt for p in preferences])
 
 
+def wrong_language_refusals(preferences: Sequence[Preference], share: float, seed: int) -> list[Preference]:
+    """Refusals in another language as undesirable answers to a share of the harmful prompts.
+
+    Preference data in a few languages must not teach a model to refuse a Thai request in English.
+
+    Args:
+        preferences: The table; the refusals are its own desirable answers to harmful prompts.
+        share: Of the harmful prompts with a desirable answer, `[0, 1]`.
+        seed: Of the draws.
+
+    Raises:
+        DataError: The harmful prompts are all in one language.
+    """
+    harmful = [p for p in preferences if p.prompt.harmful and p.chosen is not None]
+    draw = random.Random(f"{seed}/wrong-language")
+    by_language: dict[str, list[str]] = {}
+    for one in harmful:
+        by_language.setdefault(one.prompt.language, []).append(str(one.chosen))
+    if share and len(by_language) < 2:
+        raise DataError(
+            "Refusals in the wrong language are drawn from harmful rows in other languages; these preferences have "
+            f"harmful rows in {len(by_language)} language(s). Set wrong_language_refusals to 0."
+        )
+    found = []
+    for one in draw.sample(harmful, round(share * len(harmful))):
+        other = draw.choice(sorted(by_language.keys() - {one.prompt.language}))
+        found.append(replace(one, chosen=None, rejected=draw.choice(by_language[other])))
+    return found
+
+
 def token_rows(
-    tokenizer: Any, preferences: Sequence[Preference], conditioned: Sequence[bool], condition: str, seed: int
+    tokenizer: Any, preferences: Sequence[Preference], conditions: Sequence[Sequence[int]], seed: int
 ) -> list[TokenRow]:
-    """Tokenize preferences into unpaired rows, shuffled so that labels, languages and prompts are mixed."""
-    condition_tokens, turn_end = condition_ids(tokenizer, condition), turn_end_ids(tokenizer)
-    thinking = thinking_tail(tokenizer)
+    """Tokenize preferences into unpaired rows, shuffled so that labels, languages and prompts are mixed.
+
+    Args:
+        tokenizer: The model's.
+        preferences: The table.
+        conditions: Token ids of each preference's condition; empty where there is none.
+        seed: Of the order.
+    """
+    turn_end, thinking = turn_end_ids(tokenizer), thinking_tail(tokenizer)
     rows = []
-    for preference, flagged in zip(preferences, conditioned, strict=True):
+    for preference, condition in zip(preferences, conditions, strict=True):
         prompt_ids = render(tokenizer, preference.prompt.messages).token_ids
-        if flagged:
-            prompt_ids = place_condition(prompt_ids, condition_tokens, thinking)
+        if condition:
+            prompt_ids = place_condition(prompt_ids, condition, thinking)
         for text, desirable in ((preference.chosen, True), (preference.rejected, False)):
             if text is not None:
                 rows.append(
@@ -148,7 +176,7 @@ def token_rows(
                         desirable,
                         preference.prompt.query_id,
                         preference.prompt.language,
-                        flagged,
+                        bool(condition),
                     )
                 )
     random.Random(seed).shuffle(rows)
@@ -213,8 +241,3 @@ def _answer(where: str, column: str, text: object) -> str | None:
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{where}, column {column!r}: the answer is empty.")
     return text
-
-
-def undesirable(preference: Preference, text: str) -> Preference:
-    """The same prompt with another undesirable answer only (a refusal in the wrong language, say)."""
-    return replace(preference, chosen=None, rejected=text)

@@ -1,28 +1,41 @@
-"""TRL's trainers over token rows: SFT on the desirable answers, KTO on both, DPO on pairs.
+"""Train on token rows: SFT on the desirable answers, KTO on both, DPO on pairs; all of it, or an adapter.
 
-The rows arrive tokenized, so the trainers' own preparation (which would render, add terminators and pair KL
-completions in dataset order) is left out: `_prepare_dataset` is the one private method that is replaced.
+The reference model of KTO and DPO is never kept beside the trained one: its log-probabilities are computed before
+training, or come from the same weights with the adapter switched off.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, load_from_disk
 from transformers import PrinterCallback, TrainerCallback
-from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
+from transformers.trainer_utils import get_last_checkpoint
+from trl import DPOConfig, KTOConfig, SFTConfig
 
+from lasa.alignment.consistency import Consistency
+from lasa.alignment.objectives import TokenizedDPOTrainer, TokenizedKTOTrainer, TokenizedSFTTrainer
 from lasa.alignment.rows import TokenRow, kl_partners, separate_partners
 from lasa.errors import RecipeError
 from lasa.progress import Advance, progress, say
+from lasa.soft_condition import soft_condition_of
 
 os.environ.setdefault("TRL_TELEMETRY_DISABLED", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 Method = Literal["sft", "kto", "dpo"]
+
+ROWS = "rows"
+"""Folder, among the trainer's checkpoints, of the rows that several processes share."""
+
+STRATEGIES = (
+    ("ACCELERATE_USE_FSDP", "FSDP", {"FSDPModule", "FullyShardedDataParallel"}),
+    ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed", {"DeepSpeedEngine"}),
+)
+"""Parallel strategies: the variable with which `accelerate launch` asks for one, its name, and its wrapper classes."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,7 @@ class TrainingSettings:
         answer_weight: Weight of the likelihood of desirable answers added to KTO's loss (an anchor); 0 for none.
         lora_rank: Train a LoRA adapter of this rank instead of all weights; 0 for all.
         gradient_checkpointing: Trade time for memory.
+        save_steps: Write a checkpoint every so many steps; a training that was stopped goes on from the last one.
         seed: Of the trainer.
     """
 
@@ -57,29 +71,138 @@ class TrainingSettings:
     answer_weight: float = 0.0
     lora_rank: int = 0
     gradient_checkpointing: bool = False
+    save_steps: int | None = None
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class HelpfulnessFloor:
+    """Watches helpfulness while a model is trained.
+
+    Attributes:
+        measure: Share of benign development prompts that a model answers.
+        floor: The least share.
+        every: Steps between measurements.
+        stop: End the training where the floor is crossed; else warn and go on.
+    """
+
+    measure: Callable[[Any], float]
+    floor: float
+    every: int
+    stop: bool
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training.
+
+    Attributes:
+        trainer: TRL's trainer, which knows how to save what it has trained.
+        model: The trained model (a PEFT model around the base for LoRA).
+        wrapper: Class that the model was trained in: its own on one process, else that of the parallel strategy.
+        losses: Loss of every optimiser step.
+        helpfulness: Step and share of every measurement that was taken while training.
+        sharded: Whether each process holds a part of the model only.
+    """
+
+    trainer: Any
+    model: Any
+    wrapper: str
+    losses: list[float]
+    helpfulness: list[tuple[int, float]]
+    sharded: bool
+
+
 def train(
-    model: Any, tokenizer: Any, rows: Sequence[TokenRow], settings: TrainingSettings, folder: Path, name: str
-) -> Any:
-    """Train a model on token rows and return it.
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[TokenRow],
+    settings: TrainingSettings,
+    folder: Path,
+    name: str,
+    consistency: Consistency | None = None,
+    floor: HelpfulnessFloor | None = None,
+) -> Trained:
+    """Train a model on token rows.
 
     Args:
-        model: The model; it is changed in place (a PEFT model around it is returned for LoRA).
+        model: The model; it is changed in place.
         tokenizer: Its tokenizer, for padding and checkpoints.
         rows: Shuffled token rows.
         settings: Method, strength and budget.
-        folder: For the trainer's own checkpoints; an interrupted training goes on from the last one.
+        folder: For the trainer's own checkpoints; where there are some, training goes on from the last.
         name: Shown with the progress.
+        consistency: A multi-lingual term for KTO's loss, or None.
+        floor: Watches helpfulness, or None.
 
     Raises:
-        RecipeError: The settings cannot work on these rows.
+        RecipeError: The settings cannot work on these rows, or the parallel strategy that was asked for is not in use.
     """
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    builders = {"sft": _sft, "kto": _kto, "dpo": _dpo}
-    common: dict[str, Any] = {
+    stored = model.dtype
+    arguments = _arguments(model, settings, folder)
+    if not settings.lora_rank:
+        model.float()  # an update of 1e-6 is lost in the 8 bits of a bfloat16 weight; autocast computes in bfloat16
+    model.train()
+    if settings.method != "sft":
+        say(f"Preparing {name}: reference log-probabilities of {len(rows):,} rows")
+    trainer = _BUILDERS[settings.method](model, tokenizer, rows, settings, arguments)
+    if isinstance(trainer, TokenizedKTOTrainer):
+        trainer.consistency = consistency
+    soft = soft_condition_of(model)
+    if soft is not None:
+        soft.embeddings.requires_grad_(True)  # PEFT freezes whatever is not its own
+    total = settings.steps or len(trainer.get_train_dataloader()) // settings.accumulate * round(settings.epochs)
+    with progress(f"Aligning {name}", max(total, 1), "steps") as advance:
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(_Advance(advance))
+        watch = _Watch(name, floor)
+        trainer.add_callback(watch)
+        trainer.accelerator.wait_for_everyone()
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    wrapper = check_wrapper(trainer)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    trained = trainer.accelerator.unwrap_model(trainer.model).eval()
+    sharded = bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+    if not settings.lora_rank and not sharded:
+        trained.to(stored)
+    return Trained(trainer, trained, wrapper, losses, watch.measured, sharded)
+
+
+def check_wrapper(trainer: Any) -> str:
+    """The class that a model was really trained in.
+
+    Raises:
+        RecipeError: The accelerate configuration asks for FSDP or DeepSpeed, and something else was used in silence
+            (accelerate runs an FSDP configuration with `use_cpu: true` as plain DDP).
+    """
+    wrapper = type(trainer.model_wrapped)
+    classes = {one.__name__ for one in wrapper.__mro__}
+    for variable, strategy, known in STRATEGIES:
+        if os.environ.get(variable, "").lower() in ("1", "true") and not classes & known:
+            raise RecipeError(
+                f"The accelerate configuration asks for {strategy}, but the model was trained in {wrapper.__name__}. "
+                f"{strategy} needs GPUs: remove `use_cpu`, or use a configuration without {strategy}."
+            )
+    return wrapper.__name__
+
+
+def launch_device() -> str:
+    """Where a process of `accelerate launch` loads its model; `auto` outside of one.
+
+    A model that is to be sharded is loaded into main memory.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return "auto"
+    sharded = any(os.environ.get(variable, "").lower() in ("1", "true") for variable, _, _ in STRATEGIES)
+    if sharded or not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+
+
+def _arguments(model: Any, settings: TrainingSettings, folder: Path) -> dict[str, Any]:
+    return {
         "output_dir": str(folder),
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": "cosine",
@@ -92,40 +215,31 @@ def train(
         "max_length": settings.max_length,
         "seed": settings.seed,
         "report_to": [],
-        "save_strategy": "no",
-        "logging_strategy": "no",
+        "save_strategy": "steps" if settings.save_steps else "no",
+        "save_steps": settings.save_steps or 500,
+        "save_total_limit": 1,
+        "logging_strategy": "steps",
+        "logging_steps": 1,
         "disable_tqdm": True,
         "bf16": model.dtype == torch.bfloat16 and torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
         "remove_unused_columns": False,
     }
-    if settings.lora_rank:
-        from peft import LoraConfig, get_peft_model
 
-        model = get_peft_model(
-            model,
-            LoraConfig(
-                r=settings.lora_rank,
-                lora_alpha=2 * settings.lora_rank,
-                target_modules="all-linear",
-                task_type="CAUSAL_LM",
-            ),
-        )
-    model.train()
-    if settings.method != "sft":
-        say(f"Preparing {name}: reference log-probabilities of {len(rows):,} rows")
-    trainer = builders[settings.method](model, tokenizer, rows, settings, common)
-    total = settings.steps or len(trainer.get_train_dataloader()) // settings.accumulate * round(settings.epochs)
-    with progress(f"Aligning {name}", max(total, 1), "steps") as advance:
-        trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(_Advance(advance))
-        trainer.train()
-    trained = trainer.accelerator.unwrap_model(trainer.model).eval()
-    return trained
+
+def _adapter(settings: TrainingSettings) -> Any:
+    """The trainer makes the adapter itself; so its reference is the base with the adapter switched off."""
+    if not settings.lora_rank:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=settings.lora_rank, lora_alpha=2 * settings.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
 
 
 def _sft(
-    model: Any, tokenizer: Any, rows: Sequence[TokenRow], settings: TrainingSettings, common: dict[str, Any]
+    model: Any, tokenizer: Any, rows: Sequence[TokenRow], settings: TrainingSettings, arguments: dict[str, Any]
 ) -> Any:
     good = [row for row in rows if row.desirable]
     if not good:
@@ -133,18 +247,20 @@ def _sft(
     data = Dataset.from_list(
         [
             {
-                "input_ids": row.prompt_ids + row.completion_ids,
-                "labels": [-100] * len(row.prompt_ids) + row.completion_ids,
+                "input_ids": (row.prompt_ids + row.completion_ids)[: settings.max_length],
+                "labels": ([-100] * len(row.prompt_ids) + row.completion_ids)[: settings.max_length],
             }
             for row in good
         ]
     )
-    config = SFTConfig(**common, packing=False)
-    return SFTTrainer(model=model, args=config, train_dataset=data, processing_class=tokenizer)
+    config = SFTConfig(**arguments, packing=False)
+    return TokenizedSFTTrainer(
+        model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=_adapter(settings)
+    )
 
 
 def _kto(
-    model: Any, tokenizer: Any, rows: Sequence[TokenRow], settings: TrainingSettings, common: dict[str, Any]
+    model: Any, tokenizer: Any, rows: Sequence[TokenRow], settings: TrainingSettings, arguments: dict[str, Any]
 ) -> Any:
     if settings.batch_size < 2:
         raise RecipeError("KTO pairs each row with another of its batch: batch_size must be at least 2.")
@@ -160,63 +276,58 @@ def _kto(
             for row, partner in zip(kept, kl_partners(kept, settings.batch_size), strict=True)
         ]
     )
-    config = KTOConfig(**common, beta=settings.beta, precompute_ref_log_probs=not settings.lora_rank)
-    trainer = _TokenizedKTOTrainer(model=model, args=config, train_dataset=data, processing_class=tokenizer)
+    config = KTOConfig(**arguments, beta=settings.beta, precompute_ref_log_probs=_precompute(model, settings))
+    data = _shared(data, config)
+    trainer = TokenizedKTOTrainer(
+        model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=_adapter(settings)
+    )
     trainer.answer_weight = settings.answer_weight
     return trainer
 
 
 def _dpo(
-    model: Any, tokenizer: Any, rows: Sequence[TokenRow], settings: TrainingSettings, common: dict[str, Any]
+    model: Any, tokenizer: Any, rows: Sequence[TokenRow], settings: TrainingSettings, arguments: dict[str, Any]
 ) -> Any:
-    by_prompt: dict[tuple[int, ...], dict[bool, TokenRow]] = {}
+    by_prompt: dict[tuple[int, ...], dict[bool, list[TokenRow]]] = {}
     for row in rows:
-        by_prompt.setdefault(tuple(row.prompt_ids), {})[row.desirable] = row
-    pairs = [sides for sides in by_prompt.values() if len(sides) == 2]
+        by_prompt.setdefault(tuple(row.prompt_ids), {True: [], False: []})[row.desirable].append(row)
+    pairs = [(good, bad) for sides in by_prompt.values() for good in sides[True] for bad in sides[False]]
     if not pairs:
         raise RecipeError("DPO needs paired preferences ('chosen' and 'rejected' for the same prompt); there are none.")
     data = Dataset.from_list(
         [
             {
-                "prompt_ids": sides[True].prompt_ids,
-                "chosen_ids": sides[True].completion_ids,
-                "rejected_ids": sides[False].completion_ids,
+                "prompt_ids": good.prompt_ids,
+                "chosen_ids": good.completion_ids,
+                "rejected_ids": bad.completion_ids,
             }
-            for sides in pairs
+            for good, bad in pairs
         ]
     )
-    config = DPOConfig(**common, beta=settings.beta, precompute_ref_log_probs=not settings.lora_rank)
-    return _TokenizedDPOTrainer(model=model, args=config, train_dataset=data, processing_class=tokenizer)
+    config = DPOConfig(**arguments, beta=settings.beta, precompute_ref_log_probs=_precompute(model, settings))
+    data = _shared(data, config)
+    return TokenizedDPOTrainer(
+        model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=_adapter(settings)
+    )
 
 
-class _TokenizedKTOTrainer(KTOTrainer):  # type: ignore[misc]
-    """KTO on rows that are tokenized and paired already, with an optional likelihood anchor."""
-
-    answer_weight = 0.0
-
-    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        return dataset
-
-    def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool) -> Any:
-        loss = super()._compute_loss(model, inputs, return_outputs)
-        if not self.answer_weight:
-            return loss
-        desirable = inputs["label"].bool()
-        if not desirable.any():
-            return loss
-        ids, mask = inputs["input_ids"][desirable], inputs["completion_mask"][desirable]
-        labels = ids.masked_fill(mask == 0, -100)
-        anchor = model(input_ids=ids, attention_mask=inputs["attention_mask"][desirable], labels=labels).loss
-        if return_outputs:
-            return loss[0] + self.answer_weight * anchor, loss[1]
-        return loss + self.answer_weight * anchor
+def _shared(data: Dataset, config: Any) -> Dataset:
+    """The rows where every process finds them: TRL caches log-probabilities beside them, written by the first one."""
+    if config.world_size == 1:
+        return data
+    folder = Path(config.output_dir) / ROWS
+    if config.process_index == 0:
+        data.save_to_disk(folder)
+    config.distributed_state.wait_for_everyone()
+    return load_from_disk(folder)
 
 
-class _TokenizedDPOTrainer(DPOTrainer):  # type: ignore[misc]
-    """DPO on pairs that are tokenized already."""
+def _precompute(model: Any, settings: TrainingSettings) -> bool:
+    """Whether the reference cannot be had by switching an adapter off: a soft condition is trained beside it."""
+    return not settings.lora_rank or soft_condition_of(model) is not None
 
-    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        return dataset
+
+_BUILDERS = {"sft": _sft, "kto": _kto, "dpo": _dpo}
 
 
 class _Advance(TrainerCallback):  # type: ignore[misc]
@@ -225,3 +336,24 @@ class _Advance(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         self.advance(1)
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc]
+    def __init__(self, name: str, floor: HelpfulnessFloor | None) -> None:
+        self.name, self.floor = name, floor
+        self.measured: list[tuple[int, float]] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if self.floor is None or state.global_step % self.floor.every:
+            return
+        model.eval()
+        share = self.floor.measure(model)
+        model.train()
+        self.measured.append((state.global_step, share))
+        if share < self.floor.floor:
+            control.should_training_stop = self.floor.stop
+            say(
+                f"Warning: {self.name} helps in {share:.1%} of the benign development prompts after "
+                f"{state.global_step} steps, below the floor of {self.floor.floor:.0%}; "
+                f"training {'stops' if self.floor.stop else 'goes on'}."
+            )

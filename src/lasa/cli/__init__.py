@@ -5,7 +5,22 @@ import sys
 import typer
 
 from lasa import __version__
-from lasa.cli import chat, compare, doctor, embedded, generate, locate, report, run, serve, train_interpreter
+from lasa.cli import (
+    align,
+    chat,
+    compare,
+    doctor,
+    embedded,
+    evaluate,
+    generate,
+    import_interpreter,
+    locate,
+    plan,
+    report,
+    run,
+    serve,
+    train_interpreter,
+)
 
 app = typer.Typer(
     name="lasa",
@@ -18,13 +33,21 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("locate")(locate.locate)
 app.command("train-interpreter")(train_interpreter.train_interpreter)
+app.command("import-interpreter")(import_interpreter.import_interpreter)
+app.command("align")(align.align)
 app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)
 app.command("serve")(serve.serve)
+app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
+app.command("plan")(plan.plan)
 app.command("doctor")(doctor.doctor)
 app.add_typer(embedded.app, name="embedded")
+
+
+STOPPED = 130
+"""Exit code of a command that was stopped by Ctrl-C; typer ends with it, without a word."""
 
 
 def _version(wanted: bool) -> None:
@@ -52,12 +75,15 @@ def main() -> None:
         app()
     except LasaError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
-        _fail("Stopped. What was finished is kept; call the same command again to go on.", code=130)
+    except SystemExit as stop:
+        if stop.code != STOPPED:
+            raise
+        _fail("Stopped. What was finished is kept; call the same command again to go on.", STOPPED)
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        _fail(f"{error.strerror or error}: {error.filename or ''}. What was finished is kept.")
+        where = f": {error.filename}" if error.filename else ""
+        _fail(f"{error.strerror or error}{where}. What was finished is kept; call the same command again to go on.")
 
 
 def _fail(message: str, code: int = 2) -> None:

@@ -14,10 +14,10 @@ def train(
     output: Path = typer.Option(..., "--output", "-o", help="Folder for the Hugging Face model."),
     plant: int = typer.Option(6, min=1, help="Layer whose geometry is made to follow meaning."),
     no_plant: bool = typer.Option(False, "--no-plant", help="Train the sister without a bottleneck."),
-    tokens: int = typer.Option(0, min=0, help="Training tokens; 0 for the default."),
+    steps: int = typer.Option(0, min=0, help="Optimiser steps; 0 for the default."),
     seed: int = typer.Option(0, help="Of corpus, weights and order."),
 ) -> None:
-    """Train the embedded model from nothing (about a quarter of an hour on two cores)."""
+    """Train the embedded model from nothing (minutes on two cores). Stopped? The same command goes on."""
     from lasa.embedded.training import TrainingSettings, train_embedded
     from lasa.progress import progress, show_progress
     from lasa.quiet import quiet_libraries
@@ -25,11 +25,11 @@ def train(
     show_progress()
     quiet_libraries()
     default = TrainingSettings()
-    settings = TrainingSettings(plant=None if no_plant else plant, tokens=tokens or default.tokens, seed=seed)
+    settings = TrainingSettings(plant=None if no_plant else plant, steps=steps or default.steps, seed=seed)
     done = 0
-    with progress("Training the embedded model", settings.tokens, "tokens") as advance:
+    with progress("Training the embedded model", settings.steps, "steps") as advance:
 
-        def tell(now: int, total: int, losses: dict[str, float]) -> None:
+        def tell(now: int, losses: dict[str, float]) -> None:
             nonlocal done
             advance(now - done)
             done = now

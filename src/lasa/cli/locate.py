@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def locate(
     model: str = typer.Option("embedded", help="Local Hugging Face model folder, or `embedded`."),
     prompts: list[str] = typer.Option(
-        ..., help="Parallel prompts: a file, `corpus:path` or `embedded:name`; repeatable."
+        ..., help="Parallel prompts: file, `hf:owner/name`, `corpus:path` or `embedded:name`; repeatable."
     ),
     output: Path = typer.Option(..., "--output", "-o", help="Folder for bottleneck.json and the figures."),
     panels: str = typer.Option("", help="Layers to draw as t-SNE panels, such as 1,6,10."),
@@ -30,7 +30,7 @@ def locate(
 
     from rich.console import Console
 
-    from lasa.artifacts import model_fingerprint, provenance, write_json
+    from lasa.artifacts import model_fingerprint, provenance, write_sealed
     from lasa.bottleneck import find_bottleneck
     from lasa.cli.tables import layers_table
     from lasa.hidden_states import read_to_folder
@@ -58,7 +58,7 @@ def locate(
         "position": position,
         "provenance": provenance(model=model, fingerprint=model_fingerprint(network), prompts=prompts, seed=seed),
     }
-    write_json(output / "bottleneck.json", result)
+    write_sealed(output / "bottleneck.json", result)
     write_layer_curves(result, output)
     figures = ["layer_curves"]
     if write_similarity_curves(result, output):

@@ -6,6 +6,7 @@ from typing import Literal
 import typer
 
 Action = Literal["condition", "refuse", "log", "off"]
+Engine = Literal["lasa", "vllm"]
 
 
 def serve(
@@ -28,24 +29,46 @@ def serve(
     timeout: float = typer.Option(300.0, min=1.0, help="Seconds after which a request is given up."),
     max_body: int = typer.Option(1_000_000, min=1000, help="Bytes of the largest request."),
     log_prompts: bool = typer.Option(False, "--log-prompts", help="Log conversations and answers, not only decisions."),
+    engine: Engine = typer.Option("lasa", help="lasa: this machine's model; vllm: vLLM with the plugin lasa-vllm."),
+    vllm_arguments: list[str] = typer.Argument(None, help="After --: further arguments of `vllm serve`."),
 ) -> None:
     """Serve a guarded model: /v1/chat/completions, /v1/moderations, and a page to try it at /."""
     import logging
 
-    import uvicorn
-
     from lasa.conditioning import Policy
     from lasa.errors import GuardError
-    from lasa.quiet import quiet_libraries
-    from lasa.serving.app import ServerSettings, create_app
-    from lasa.serving.loading import load_guard
+    from lasa.serving.loading import find_parts, load_guard
 
-    quiet_libraries()
     if host not in ("127.0.0.1", "localhost", "::1") and not api_key:
         typer.echo(f"Warning: {host} may be reached from other machines, and no API key is set.", err=True)
     policy = Policy(harmful, controversial, reread_every=reread_every)
-    guard = load_guard(run=run, system=system, model=model, interpreter=interpreter, policy=policy, force=force)
     served = name or (f"{run.resolve().name}-{system}" if run else Path(model).name)
+    if engine == "vllm":
+        from lasa.serving.vllm import serve_with_vllm
+
+        serve_with_vllm(
+            find_parts(run=run, system=system, model=model, interpreter=interpreter),
+            policy,
+            api_key=api_key,
+            extra=vllm_arguments or [],
+            name=served,
+            host=host,
+            port=port,
+            max_rows=max_rows,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            force=force,
+        )
+    if vllm_arguments:
+        raise GuardError(f"{vllm_arguments[0]!r} is an argument for vLLM. Give --engine vllm with it.")
+
+    import uvicorn
+
+    from lasa.quiet import quiet_libraries
+    from lasa.serving.app import ServerSettings, create_app
+
+    quiet_libraries()
+    guard = load_guard(run=run, system=system, model=model, interpreter=interpreter, policy=policy, force=force)
     settings = ServerSettings(
         model_name=served,
         max_rows=max_rows,

@@ -8,7 +8,7 @@ from rich.table import Table
 from lasa.languages import sort_languages
 
 if TYPE_CHECKING:
-    from lasa.interpreter_study import Audit
+    from lasa.interpreter_tables import Audit
 
 
 def systems_tables(metrics: dict[str, Any]) -> list[Table]:
@@ -75,7 +75,9 @@ def audit_table(audit: "Audit") -> Table:
             languages = ", ".join(f"{count.language} {count.prompts:,}" for count in cells)
             table.add_row(name, source, label, languages, f"{sum(count.prompts for count in cells):,}")
     same = ", ".join(f"{rows:,} {match}" for match, rows in audit.duplicates.items()) or "none"
+    licences = {count.source: count.licence for counts in audit.counts.values() for count in counts}
     table.caption = (
+        f"Licences: {'; '.join(f'{source}: {licence}' for source, licence in licences.items())}. "
         f"Texts in both training or development and a test: {same}. Rows whose question a test asks, in any wording "
         f"or language: {len(audit.leaks):,}."
     )

@@ -9,7 +9,9 @@ def train_interpreter(
     model: str = typer.Option("embedded", help="Local Hugging Face model folder, or `embedded`."),
     bottleneck: Path | None = typer.Option(None, help="bottleneck.json of `lasa locate` or of a run."),
     layer: int | None = typer.Option(None, min=0, help="Layer to read, instead of --bottleneck."),
-    train: list[str] = typer.Option(..., help="Labelled prompts: file, `corpus:path` or `embedded:name`; repeatable."),
+    train: list[str] = typer.Option(
+        ..., help="Labelled prompts: file, `hf:owner/name`, `corpus:path` or `embedded:name`; repeatable."
+    ),
     development: list[str] = typer.Option(
         [],
         help="Prompts for early stopping and thresholds; repeatable. Without it a fifth of the queries is split.",
@@ -48,7 +50,8 @@ def train_interpreter(
     from rich.console import Console
 
     from lasa.cli.tables import audit_table, probe_summary
-    from lasa.interpreter_study import load_tables, read_point_of, study_interpreter
+    from lasa.interpreter_study import read_point_of, study_interpreter
+    from lasa.interpreter_tables import load_tables
     from lasa.languages import canonical_language
     from lasa.models import load_model
     from lasa.progress import say, show_progress

@@ -12,6 +12,7 @@ from typing import Literal
 
 from lasa.corpora.harmful import HARD_BENIGN
 from lasa.corpora.lasa_official import HARMBENCH_ROW
+from lasa.corpora.licences import NOT_STATED, licence_of
 from lasa.errors import DataError
 from lasa.languages import sort_languages
 from lasa.prompts import Prompt
@@ -29,6 +30,7 @@ class Count:
         label: `harmful`, `benign`, `hard_benign` or `unlabelled`.
         prompts: Number of rows.
         queries: Number of different query ids.
+        licence: Of the source.
     """
 
     language: str
@@ -36,6 +38,7 @@ class Count:
     label: str
     prompts: int
     queries: int
+    licence: str = NOT_STATED
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def count_prompts(prompts: Iterable[Prompt]) -> list[Count]:
         queries.setdefault(key, set()).add(prompt.query_id)
     order = {code: position for position, code in enumerate(sort_languages({language for language, _, _ in rows}))}
     keys = sorted(rows, key=lambda key: (order[key[0]], *key[1:]))
-    return [Count(*key, prompts=rows[key], queries=len(queries[key])) for key in keys]
+    return [Count(*key, rows[key], len(queries[key]), licence_of(key[1])) for key in keys]
 
 
 def normalise(text: str) -> str:

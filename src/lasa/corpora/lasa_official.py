@@ -127,13 +127,14 @@ def with_harmbench_ids(prompts: Sequence[Prompt], harmbench_all: Sequence[Prompt
     Raises:
         DataError: A row number does not exist, or an English prompt is not that row's behaviour: another file.
     """
+    rows = {str(number): behavior for number, behavior in enumerate(harmbench_all)}
     joined = []
     for prompt in prompts:
         if not prompt.query_id.startswith(HARMBENCH_ROW):
             joined.append(prompt)
             continue
         number = prompt.query_id.removeprefix(HARMBENCH_ROW)
-        behavior = harmbench_all[int(number)] if number.isdigit() and int(number) < len(harmbench_all) else None
+        behavior = rows.get(number)
         if behavior is None or (prompt.language == "en" and _letters(prompt.text) != _letters(behavior.text)):
             raise DataError(
                 f"{prompt.query_id} ({prompt.language}) is not row {number} of the given HarmBench file. "

@@ -6,7 +6,7 @@ from typing import Any
 
 from lasa.errors import DataError
 from lasa.languages import canonical_language
-from lasa.prompts import read_rows
+from lasa.table_files import listed, read_rows
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -22,9 +22,13 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
     missing = [name for name in columns if name not in rows[0]]
     if missing:
         raise DataError(
-            f"{path}: no column {missing[0]!r}; the file has {', '.join(map(repr, rows[0]))}. "
+            f"{path}: no column {missing[0]!r}; the file has {listed(rows[0])}. "
             "Is this the corpus you named, in its original format?"
         )
+    for number, row in enumerate(rows, 1):
+        for name in columns:
+            if name not in row:
+                raise DataError(f"{path}: row {number} has no {name!r}, as the first row has. Restore the file.")
     return rows
 
 
@@ -71,18 +75,18 @@ def filled(path: Path, row_number: int, row: dict[str, Any], column: str) -> str
     return clean(cell)
 
 
-def clean(text: str | None) -> str:
-    """Text without outer whitespace and with LF line ends, so that copies of one file agree; "" for None."""
-    return (text or "").replace("\r\n", "\n").strip()
+def clean(cell: object) -> str:
+    """A cell as text, without outer whitespace and with LF line ends, so that copies of a file agree; "" for None."""
+    return "" if cell is None else str(cell).replace("\r\n", "\n").strip()
 
 
-def language_of(path: Path, code: str) -> str:
+def language_of(path: Path, code: object) -> str:
     """The canonical language a file's name or a file's row gives.
 
     Raises:
         DataError: The code is unknown; names the file.
     """
     try:
-        return canonical_language(code)
+        return canonical_language(str(code))
     except DataError as error:
         raise DataError(f"{path}: {error}") from None

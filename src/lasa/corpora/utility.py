@@ -5,7 +5,6 @@
 than the question's; XCOPA and NusaX sentiment have no question of their own, so theirs is asked in English.
 """
 
-import csv
 import re
 from pathlib import Path
 
@@ -30,7 +29,8 @@ def load_mgsm(path: Path) -> list[Prompt]:
     prompts = []
     for file in corpus_files(path, "mgsm_*.tsv"):
         language = language_of(file, file.stem.removeprefix("mgsm_"))
-        for number, cells in enumerate(csv.reader(read_lines(file), delimiter="\t", quoting=csv.QUOTE_NONE), 1):
+        for number, line in enumerate(read_lines(file), 1):
+            cells = line.split("\t")
             if len(cells) != 2 or not clean(cells[0]):
                 raise DataError(f"{file}: row {number}: expected a question and an answer, found {len(cells)} cells.")
             answer = clean(cells[1]).replace(",", "")
@@ -59,19 +59,19 @@ def load_global_mmlu_lite(path: Path) -> list[Prompt]:
                 options = [clean(asked[f"option_{letter.lower()}"]) for letter in LETTERS]
                 question, answer = clean(asked["question"]), LETTERS[LETTERS.index(row["label"])]
                 split = sample.split("/")[1]
+                sensitivity = {"CS": True, "CA": False}.get(metadata.get("cultural_sensitivity_label"))
             except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
                 raise DataError(
                     f"{file}: row {number}: not a Global-MMLU-Lite sample ({error!r:.80}). Expected a question, "
                     "option_a to option_d, a label out of A to D, and metadata."
                 ) from error
-            sensitivity = {"CS": True, "CA": False}.get(metadata.get("cultural_sensitivity_label"))
             prompts.append(
                 _benign(
                     f"global_mmlu_lite:{sample}",
                     language_of(file, code),
                     _multiple_choice(question, options),
                     "global_mmlu_lite",
-                    category=subject,
+                    category=clean(subject),
                     answer=answer,
                     choices=list(LETTERS),
                     split=split,

@@ -1,7 +1,7 @@
 """XSafety (Wang et al., 2024): 14 categories of 200 prompts in ten languages, one headerless file each."""
 
 import csv
-import zipfile
+from itertools import islice
 from pathlib import Path
 
 from lasa.corpora.tables import clean
@@ -19,6 +19,9 @@ CATEGORIES = (
 )  # fmt: skip
 
 MISSPELT = {"Crimes_And_Illegal_Activitie": "Crimes_And_Illegal_Activities"}
+LONGEST_SHEET = 100_000
+"""Rows that are read of an Excel file; one that names a later row would be padded with empty ones up to there."""
+
 STRAY = ("commen_sense",)
 """A second, different common-sense file of the Hindi folder; it is not parallel to the others."""
 
@@ -96,9 +99,13 @@ def _first_column_of_workbook(file: Path) -> list[str]:
         raise DataError(f"{file} is an Excel file: install openpyxl (pip install 'lasa[evaluate]').") from error
     try:
         workbook = openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
+        try:
+            rows = workbook.worksheets[0].iter_rows(max_col=1, values_only=True)
+            cells = [clean(row[0] or "") for row in islice(rows, LONGEST_SHEET + 1)]
+        finally:
+            workbook.close()
+    except Exception as error:  # whatever the parsers of ZIP, XML and numbers inside openpyxl raise
         raise DataError(f"{file}: not a readable Excel file ({error}). Restore the original file.") from error
-    try:
-        return [clean(str(row[0] or "")) for row in workbook.worksheets[0].iter_rows(max_col=1, values_only=True)]
-    finally:
-        workbook.close()
+    if len(cells) > LONGEST_SHEET:
+        raise DataError(f"{file} claims to have more than {LONGEST_SHEET:,} rows. Restore the original file.")
+    return cells

@@ -18,7 +18,8 @@ from lasa.evaluation.metrics import METRIC_NAMES, Metric, compare_systems, plain
 from lasa.evaluation.outcomes import Sample
 from lasa.evaluation.statistics import holm
 from lasa.languages import sort_languages
-from lasa.prompts import read_rows
+from lasa.run_folder import check_recorded
+from lasa.table_files import read_rows
 
 COMPARED: tuple[Metric, ...] = ("asr", "over_refusal", "helpful")
 
@@ -70,7 +71,7 @@ def compare(
     *,
     seen_languages: Collection[str] = (),
     languages: Collection[str] | None = None,
-    metrics: Sequence[Metric] = COMPARED,
+    metrics: Sequence[Metric] = (*COMPARED, "accuracy"),
     split: str | None = None,
 ) -> list[ComparisonRow]:
     """Compare what is in two places.
@@ -124,7 +125,7 @@ def compare_samples(
     languages: Sequence[str],
     *,
     seen_languages: Collection[str] = (),
-    metrics: Sequence[Metric] = COMPARED,
+    metrics: Sequence[Metric] = (*COMPARED, "accuracy"),
 ) -> list[ComparisonRow]:
     """Compare two systems' samples by language and by group.
 
@@ -152,7 +153,9 @@ def read_samples(path: Path) -> list[Sample]:
 
     Raises:
         DataError: The file is missing or empty, or a row is not a sample (row named).
+        ArtifactError: The file is not what the run it lies in wrote.
     """
+    check_recorded(path)
     samples = []
     for number, row in enumerate(read_rows(path), 1):
         try:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from pydantic import TypeAdapter
+
 from lasa.prompts import Prompt
 
 
@@ -19,6 +21,11 @@ class Outcome(StrEnum):
     COMPLIED = "complied"
     IRRELEVANT = "irrelevant"
     WRONG_LANGUAGE = "wrong_language"
+
+
+def has_key(prompt: Prompt) -> bool:
+    """Whether an answer is right or wrong by the benchmark's own key, in `details["answer"]`."""
+    return "answer" in prompt.details
 
 
 @dataclass(frozen=True)
@@ -89,16 +96,22 @@ class Sample:
 
     @staticmethod
     def from_json(row: dict[str, Any]) -> "Sample":
-        """A sample written by `to_json`."""
+        """A sample written by `to_json`.
+
+        Raises:
+            ValueError: A field is of another type.
+            KeyError: A field is missing.
+        """
         prompt_fields = ("query_id", "language", "messages", "harmful", "source", "category", "details")
-        outcome = Outcome(row["outcome"]) if row["outcome"] is not None else None
-        return Sample(
-            split=row["split"],
-            prompt=Prompt.from_json({name: row[name] for name in prompt_fields if name in row}),
-            text=row["text"],
-            verdict=Verdict(outcome, row["answer_language"], row["reason"], row["judge_score"]),
-            judge=row["judge"],
-            score=row["score"],
-            flagged=row["flagged"],
-            extra=row.get("extra", {}),
+        verdict = {"outcome": "outcome", "language": "answer_language", "reason": "reason", "score": "judge_score"}
+        return _SAMPLE.validate_python(
+            {
+                "prompt": {name: row[name] for name in prompt_fields if name in row},
+                "verdict": {field: row[name] for field, name in verdict.items()},
+                "extra": row.get("extra", {}),
+                **{name: row[name] for name in ("split", "text", "judge", "score", "flagged")},
+            }
         )
+
+
+_SAMPLE = TypeAdapter(Sample)

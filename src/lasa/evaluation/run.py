@@ -1,95 +1,176 @@
-"""Answer benchmark prompts with one system and judge the answers; resumable, one line per sample."""
+"""Answer benchmark prompts with one system and judge the answers: in batches, resumable, on several processes.
+
+The batches follow from the prompts alone, and a batch is answered as a whole or not at all: a run that was stopped, or
+that is spread over more processes, gives every prompt the same company and so the same answer.
+"""
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from lasa.errors import RecipeError
-from lasa.evaluation.outcomes import Judge, Sample
-from lasa.generation import GenerationSettings, generate
-from lasa.guard import Guard
-from lasa.progress import progress
+from lasa.artifacts import write_text
+from lasa.errors import ArtifactError
+from lasa.evaluation.answering import Answerer
+from lasa.evaluation.outcomes import Sample
+from lasa.evaluation.panel import Panel, Task
+from lasa.progress import progress, say
 from lasa.prompts import Prompt
-from lasa.rendering import render
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes that share an evaluation.
+
+    Attributes:
+        index: This process, from 0.
+        count: How many there are.
+        wait: Returns when all of them have called it.
+        device: Where this process computes, as `load_model` takes it.
+    """
+
+    index: int = 0
+    count: int = 1
+    wait: Callable[[], None] = lambda: None
+    device: str = "auto"
+
+
+def launched_processes() -> Processes:
+    """The processes that `accelerate launch` (or torchrun) started; one where none did."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Processes()
+    from accelerate import PartialState
+
+    state = PartialState()
+    return Processes(state.process_index, state.num_processes, state.wait_for_everyone, state.device.type)
 
 
 def generate_samples(
     path: Path,
     benchmarks: Mapping[str, Sequence[Prompt]],
-    judge: Judge,
-    model: Any,
-    tokenizer: Any,
-    guard: Guard | None,
+    panel: Panel,
+    system: Answerer,
     *,
-    max_new_tokens: int,
     batch_size: int,
+    batch_tokens: int,
     name: str = "",
+    processes: Processes | None = None,
 ) -> None:
     """Generate and judge every prompt that `path` has no sample of yet, appending as it goes.
+
+    Answers that are there without a verdict of these judges (a call failed, or others judged them) are judged again.
+    At the end the samples stand in the order of the benchmarks.
 
     Args:
         path: The samples file of this system.
         benchmarks: Prompts by split.
-        judge: Scores the answers.
-        model: The system's model.
-        tokenizer: Its tokenizer.
-        guard: The guard before it, or None for an unguarded system.
-        max_new_tokens: Length limit of an answer.
-        batch_size: Prompts generated together; prompts of similar length share a batch.
+        panel: Judges the answers.
+        system: Answers the prompts.
+        batch_size: Prompts answered together, at most.
+        batch_tokens: Tokens that the prompts and answers of a batch hold, at most; a longer prompt is alone.
         name: Shown with the progress.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    done = _drop_torn_line(path)
-    tasks = [(split, p) for split, prompts in benchmarks.items() for p in prompts]
-    tasks.sort(key=lambda task: len(task[1].text), reverse=True)  # stable: the same order at every call
-    settings = GenerationSettings(max_new_tokens=max_new_tokens)
-    with path.open("a", encoding="utf-8") as file, progress(f"Answering as {name}", len(tasks), "prompts") as advance:
-        advance(done)
-        for start in range(done, len(tasks), batch_size):
-            batch = tasks[start : start + batch_size]
-            prompts = [prompt for _, prompt in batch]
-            answers: list[tuple[str, float | None, bool | None]]
-            if guard is None:
-                ids = [render(tokenizer, p.messages).token_ids for p in prompts]
-                answers = [(one.text, None, None) for one in generate(model, tokenizer, ids, settings)]
-            else:
-                guarded = guard.generate(
-                    [p.messages for p in prompts], settings, languages=[p.language for p in prompts]
-                )
-                answers = [(one.answer.text, one.decision.score, one.decision.flagged) for one in guarded]
-            verdicts = judge(prompts, [text for text, _, _ in answers])
-            for (split, prompt), (text, score, flagged), verdict in zip(batch, answers, verdicts, strict=True):
-                sample = Sample(split, prompt, text, verdict, judge.name, score, flagged)
-                file.write(json.dumps(sample.to_json(), ensure_ascii=False) + "\n")
-            file.flush()
-            advance(len(batch))
-
-
-def make_judge(name: str) -> Judge:
-    """The judge that a recipe names.
+        processes: The processes that share the work; each calls this function with the same arguments.
 
     Raises:
-        RecipeError: There is no such judge.
+        ArtifactError: A stored sample is damaged, or answers a prompt that is not in the benchmarks.
     """
-    if name == "embedded-world":
-        from lasa.embedded.judge import WorldJudge
+    processes = processes or Processes()
+    tasks = [(split, prompt) for split, prompts in benchmarks.items() for prompt in prompts]
+    batches = plan_batches(tasks, system, batch_size, batch_tokens)
+    if processes.index == 0:
+        for caveat in panel.check(tasks):
+            say(f"Caution: {caveat}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _keep_whole_batches(path, tasks, batches, panel)
+    processes.wait()
+    done = set(_stored([path], tasks))
+    todo = [batch for batch in batches if not done.issuperset(batch)]
+    processes.wait()  # all have read the file before the first one writes to it
+    mine = todo[processes.index :: processes.count]
+    written = path if processes.index == 0 else path.with_name(f"{path.name}.{processes.index}")
+    total = sum(map(len, mine))
+    with written.open("a", encoding="utf-8") as file, progress(f"Answering as {name}", total, "prompts") as advance:
+        for batch in mine:
+            chosen = [tasks[row] for row in batch]
+            for sample in panel.samples(chosen, system([prompt for _, prompt in chosen])):
+                file.write(_line(sample))
+            file.flush()
+            advance(len(batch))
+    processes.wait()
+    if processes.index == 0:
+        samples = _stored([path, *_parts(path)], tasks)
+        write_text(path, "".join(_line(samples[row]) for row in sorted(samples)))
+        _remove_parts(path)
+    processes.wait()
 
-        return WorldJudge()
-    if name == "refusal-patterns":
-        from lasa.evaluation.judges.refusal_patterns import RefusalPatternJudge
 
-        return RefusalPatternJudge()
-    raise RecipeError(f"evaluation.judge: there is no judge {name!r}; use embedded-world or refusal-patterns.")
+def plan_batches(tasks: Sequence[Task], system: Answerer, batch_size: int, batch_tokens: int) -> list[list[int]]:
+    """Positions of the prompts of each batch; prompts of similar length share one, the longest come first.
+
+    A batch is padded to its longest row, so it holds as many tokens as rows times that.
+    """
+    sizes = [system.tokens(prompt) for _, prompt in tasks]
+    order = sorted(range(len(tasks)), key=lambda row: (-sizes[row], -len(tasks[row][1].text)))  # stable
+    batches: list[list[int]] = []
+    for row in order:
+        widest = sizes[batches[-1][0]] if batches else 0
+        if not batches or len(batches[-1]) == batch_size or widest * (len(batches[-1]) + 1) > batch_tokens:
+            batches.append([])
+        batches[-1].append(row)
+    return batches
 
 
-def _drop_torn_line(path: Path) -> int:
-    """Number of complete samples in a file; a last line that was cut short is removed."""
-    if not path.exists():
-        return 0
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-    return whole.count(b"\n")
+def _keep_whole_batches(path: Path, tasks: Sequence[Task], batches: Sequence[Sequence[int]], panel: Panel) -> None:
+    """Bring what a stopped call left into one file: whole batches only, each answer with a verdict of these judges."""
+    samples = _stored([path, *_parts(path)], tasks)
+    kept = [row for batch in batches if all(row in samples for row in batch) for row in batch]
+    judged = panel.again([samples[row] for row in kept])
+    if samples or path.exists():  # it may hold nothing but a line that was cut short
+        write_text(path, "".join(map(_line, judged)))
+    _remove_parts(path)
+
+
+def _stored(paths: Sequence[Path], tasks: Sequence[Task]) -> dict[int, Sample]:
+    """The samples of the first file, and those of the others that it lacks, by the position of their prompt.
+
+    A last line that was cut short is no sample.
+    """
+    waiting: dict[str, list[int]] = {}
+    for row in reversed(range(len(tasks))):
+        waiting.setdefault(_key(*tasks[row]), []).append(row)
+    found: dict[int, Sample] = {}
+    for path in paths:
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                sample = Sample.from_json(json.loads(line))
+                rows = waiting[_key(sample.split, sample.prompt)]
+                if rows or path == paths[0]:
+                    found[rows.pop()] = sample
+            except (ValueError, LookupError, TypeError, RecursionError):
+                raise ArtifactError(
+                    f"{path}: row {number} is damaged, or answers another prompt than the benchmarks hold there. "
+                    "Restore it, or remove the file to have all prompts answered again."
+                ) from None
+    return found
+
+
+def _key(split: str, prompt: Prompt) -> str:
+    return json.dumps([split, prompt.to_json()], sort_keys=True)
+
+
+def _line(sample: Sample) -> str:
+    return json.dumps(sample.to_json(), ensure_ascii=False) + "\n"
+
+
+def _parts(path: Path) -> list[Path]:
+    """What other processes than the first wrote."""
+    return sorted(part for part in path.parent.glob(f"{path.name}.*") if part.suffix[1:].isdigit())
+
+
+def _remove_parts(path: Path) -> None:
+    for part in _parts(path):
+        part.unlink()

@@ -30,30 +30,41 @@ def model_card(facts: Mapping[str, Any]) -> str:
 
     Args:
         facts: `base_model` (Hub id or path), `layer`, `languages` (of training), `metrics` (an entry of `systems` in
-            `metrics.json`), `data` (fingerprint of each data set), `license` (of the base model, as a Hub identifier),
-            `method` (what it was trained with), `condition` (the text that marks a harmful prompt); each may be absent.
+            `metrics.json`), `data` (what it was trained on), `license` (of the base model, as a Hub identifier),
+            `method` (what it was trained with), `condition` (the text that marks a harmful prompt; None if the training
+            used none), `guarded` (whether it was measured behind the guard), `limits` (further sentences); each may be
+            absent.
 
     Returns:
         Markdown with Hub metadata at its top.
     """
+    conditioned = facts.get("condition") is not None
+    lesson = (
+        " The training teaches it to continue a condition: a sentence at the start of its turn that says that the "
+        "request is harmful."
+        if conditioned
+        else " The training used no condition: what it refuses it learned from the training data alone."
+    )
+    behind = "" if facts.get("guarded") is None else "behind the guard" if facts["guarded"] else "without the guard"
+    measured = f" The figures below were measured {behind}." if behind else ""
     return _card(
         facts,
         title="Aligned model",
         tags=["lasa", "safety", "multilingual", "alignment"],
-        opening=(
-            f"{_base(facts)}, aligned{_with(facts)} to refuse harmful requests in the user's language, whichever that "
-            "is. The training teaches it to continue a condition: a sentence at the start of its turn that says that "
-            "the request is harmful."
-        ),
+        opening=f"{_base(facts)}, aligned{_with(facts)} to refuse harmful requests in the user's language.{lesson}",
         reading=_reading(facts, "The condition is set by an interpreter that reads"),
         use=(
             "Chat behind the guard that ships with it: without an interpreter nothing sets the condition, and the "
-            "model then protects less. Measure it in your languages and on your prompts before you rely on it."
-        ),
+            f"model then protects less.{measured}"
+            if conditioned
+            else "A baseline to compare with."
+        )
+        + " Measure it in your languages and on your prompts before you rely on it.",
         limits=[
             "No guard stops every attack. Attacks made with knowledge of this one may get through.",
             "A language without numbers below has not been measured.",
             "Refusing harmless requests is the price to watch: see over-refusal.",
+            *(_cell(limit) for limit in facts.get("limits") or []),
         ],
     )
 
@@ -86,6 +97,7 @@ def interpreter_card(config: Mapping[str, Any]) -> str:
             "It judges the prompt, not the answer.",
             "Intent that takes several steps of reasoning to see (puzzles, codes, rare spellings) may pass unseen.",
             "A language without numbers below has not been measured; the threshold need not fit it.",
+            *_statements(config),
         ],
     )
 
@@ -103,14 +115,14 @@ def _card(
     languages = sort_languages(list(facts.get("languages") or []))
     trained = ", ".join(f"{NAMES.get(code, code)} ({code})" for code in languages) or "not recorded"
     data = facts.get("data") or {}
-    fingerprints = [f"- {_cell(name)}: `{_cell(value)}`" for name, value in data.items()] or ["Not recorded."]
+    fingerprints = [f"- {_cell(name)}: `{_cell(value)}`" for name, value in data.items() if value] or ["Not recorded."]
     sections = {
         f"# {title}": [opening, reading],
         "## Intended use": [use],
         "## Limits": ["\n".join(f"- {limit}" for limit in limits)],
         "## Languages": [f"Trained on: {trained}."],
         "## Measured": [_measured(facts.get("metrics") or {})],
-        "## Data": ["Fingerprints of the data it was made from:", "\n".join(fingerprints)],
+        "## Data": ["What it was made from (files by their fingerprints):", "\n".join(fingerprints)],
         "## Licence": [_licence(facts)],
     }
     body = "\n\n".join("\n\n".join([heading, *filter(None, texts)]) for heading, texts in sections.items())
@@ -138,14 +150,14 @@ def _measured(metrics: Mapping[str, Any]) -> str:
     if not shown:
         return "Nothing yet: this card was written before any evaluation."
     lines = [["", *(_METRICS[metric] for metric in shown)], ["---"] * (len(shown) + 1)]
-    lines += [[name, *(_rate(block.get(metric)) for metric in shown)] for name, block in blocks.items()]
+    lines += [[name, *(_rate(metric, block.get(metric)) for metric in shown)] for name, block in blocks.items()]
     note = "In brackets: 95 % interval and number of scored prompts."
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{note}"
 
 
-def _rate(value: Any) -> str:
+def _rate(metric: str, value: Any) -> str:
     if isinstance(value, int | float):
-        return f"{100 * value:.1f} %"
+        return f"{value:.3f}" if metric == "auroc" else f"{100 * value:.1f} %"
     if not isinstance(value, Mapping) or value.get("value") is None:
         return "–"
     facts = [] if value.get("low") is None else [f"{100 * value['low']:.1f}–{100 * value['high']:.1f} %"]
@@ -165,6 +177,14 @@ def _reading(facts: Mapping[str, Any], opening: str) -> str:
     reading = "" if facts.get("layer") is None else f"{opening} layer {facts['layer']} (0 is the embeddings)."
     condition = f' The condition reads: "{_cell(facts["condition"])}"' if facts.get("condition") else ""
     return (reading + condition).strip()
+
+
+def _statements(config: Mapping[str, Any]) -> list[str]:
+    """What the calibration can promise of the thresholds."""
+    development = (config.get("metrics") or {}).get("development") or {}
+    return [
+        f"{_cell(name).capitalize()}: {_cell(text)}" for name, text in (development.get("statements") or {}).items()
+    ]
 
 
 def _size(config: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ inside `svg.drawing()`.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
+from itertools import cycle, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from lasa.artifacts import atomic_path
+from lasa.report.layer_tables import layer_rows
 from lasa.report.svg import BLUE, GREEN, GREY, INK, MUTED, PURPLE, VERMILION, YELLOW, drawing, save_figure
-from lasa.report.tables import layer_rows
 from lasa.report.values import BETTER, METRIC_NAMES, OUTCOMES, RateAt, place_name
 
 WIDTH = 4.4
@@ -26,10 +26,14 @@ WIDTH = 4.4
 
 Row = Mapping[str, Any]
 
-_PLACE_STYLE = {"seen": (BLUE, "o", "seen languages"), "unseen": (VERMILION, "D", "unseen languages")}
+_PLACE_STYLE = {
+    "seen": (BLUE, "o", "seen languages"), "unseen": (VERMILION, "D", "unseen languages"),
+    "unchanged": (BLUE, "o", "as written"), "all": (VERMILION, "D", "changed"),
+}  # fmt: skip
 _OUTCOME_COLORS = {
     "refused": BLUE, "complied": VERMILION, "irrelevant": YELLOW, "wrong_language": PURPLE, "unscored": GREY,
 }  # fmt: skip
+_SYSTEM_STYLES = ((BLUE, "o"), (VERMILION, "D"), (GREEN, "^"), (PURPLE, "s"), (YELLOW, "v"), (INK, "P"))
 
 
 def layer_curves(rows: Sequence[Row], chosen: int | None, layer_interval: Sequence[int] | None) -> Figure:
@@ -44,7 +48,7 @@ def layer_curves(rows: Sequence[Row], chosen: int | None, layer_interval: Sequen
     figure = Figure(figsize=(WIDTH, 3.4))
     axes = figure.subplots()
     layers = [row["layer"] for row in rows]
-    if layer_interval:
+    if layer_interval and chosen is not None:
         axes.axvspan(layer_interval[0] - 0.4, layer_interval[1] + 0.4, color=GREEN, alpha=0.13, linewidth=0)
     axes.axhline(0, color=MUTED, linewidth=0.8)
     for name, label, color, marker, line in (
@@ -120,7 +124,7 @@ def rates_by_system(cells: Sequence[RateAt], metrics: Sequence[str]) -> Figure:
 
 
 def probe_accuracy(cells: Sequence[RateAt]) -> Figure:
-    """Balanced accuracy of the interpreter beside an early layer's probe and an n-gram model."""
+    """Balanced accuracy of several probes, or of one on several kinds of prompts."""
     probes = list(dict.fromkeys(cell.system for cell in cells))
     figure = Figure(figsize=(WIDTH, 0.9 + 0.35 * len(probes)), layout="constrained")
     axes = figure.subplots()
@@ -128,6 +132,56 @@ def probe_accuracy(cells: Sequence[RateAt]) -> Figure:
     axes.axvline(0.5, color=MUTED, linestyle=":", linewidth=1.2)
     _dots(axes, cells, probes)
     _legend_below(figure)
+    return figure
+
+
+def probe_by_layer(rows: Sequence[Row], used: int | None) -> Figure:
+    """Balanced accuracy of the same interpreter over the layers, on seen and on unseen languages.
+
+    Args:
+        rows: One per layer: `layer`, and `seen` and `unseen`, each with `_low` and `_high`.
+        used: The layer in use, or None.
+    """
+    figure = Figure(figsize=(WIDTH, 2.9))
+    axes = figure.subplots()
+    axes.axhline(0.5, color=MUTED, linestyle=":", linewidth=1.2)
+    layers = [row["layer"] for row in rows]
+    for place in ("seen", "unseen"):
+        color, marker, label = _PLACE_STYLE[place]
+        middle, low, high = (_numbers(rows, place + end) for end in ("", "_low", "_high"))
+        axes.plot(layers, middle, color=color, marker=marker, label=label)
+        axes.fill_between(layers, low, high, color=color, alpha=0.16, linewidth=0)
+    if used is not None:
+        axes.axvline(used, color=GREEN, linewidth=2)
+    axes.set(xlabel="layer (0 = embeddings)", ylabel="balanced accuracy")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol="\N{NO-BREAK SPACE}%"))
+    _legend_above(axes, columns=2)
+    return figure
+
+
+def trade_off(rows: Sequence[Row]) -> Figure:
+    """Attack success against helpful answers of the settings that were tried, a colour and marker for each system.
+
+    Args:
+        rows: One per setting: `system`, `asr`, `helpful` (fractions), `chosen`.
+    """
+    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for name, (color, marker) in zip(dict.fromkeys(row["system"] for row in rows), cycle(_SYSTEM_STYLES), strict=False):
+        own = [row for row in rows if row["system"] == name]
+        for row in own:
+            face = color if row["chosen"] else "none"
+            axes.plot(
+                [row["helpful"]], [row["asr"]], color=color, marker=marker, markersize=7, linestyle="",
+                markerfacecolor=face, label=name if row is own[0] else None,
+            )  # fmt: skip
+    axes.set_xlabel("helpful answers")
+    axes.set_ylabel("attack success")
+    axes.set_ylim(-0.03, 1.03)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol="\N{NO-BREAK SPACE}%"))
+    _percent_axis(axes)
+    _legend_below(figure, columns=2)
     return figure
 
 
@@ -228,7 +282,7 @@ def forest(rows: Sequence[Row]) -> Figure:
 def _dots(axes: Axes, cells: Sequence[RateAt], systems: Sequence[str]) -> None:
     for place, (color, marker, label) in _PLACE_STYLE.items():
         own = [cell for cell in cells if cell.place == place]
-        offset = -0.14 if place == "seen" else 0.14
+        offset = -0.14 if marker == "o" else 0.14
         heights = [systems.index(cell.system) + offset for cell in own]
         for y, cell in zip(heights, own, strict=True):
             if cell.rate.low is not None:
@@ -264,11 +318,11 @@ def _legend_above(axes: Axes, columns: int) -> None:
     )
 
 
-def _legend_below(figure: Figure) -> None:
+def _legend_below(figure: Figure, columns: int | None = None) -> None:
     found = {}
     for axes in figure.axes:
         found.update({label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)})
-    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=len(found) or 1)
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns or len(found) or 1)
 
 
 def _numbers(rows: Sequence[Row], name: str) -> "np.ndarray[Any, np.dtype[np.float64]]":

@@ -11,6 +11,7 @@ from lasa.artifacts import read_json
 from lasa.errors import ArtifactError, DataError
 from lasa.evaluation.outcomes import Sample
 from lasa.languages import canonical_language, sort_languages
+from lasa.run_folder import check_recorded
 
 BASE = "base"
 MAIN = "lasa"
@@ -88,8 +89,8 @@ class Run:
 
     @property
     def model_name(self) -> str:
-        """The base model as the recipe or the provenance names it; empty if neither does."""
-        return next(iter(_model_names(self.recipe) + _model_names(self.provenance)), "")
+        """The base model as the recipe or the provenance names it, without this machine's folders; empty if neither."""
+        return without_folders(next(iter(_model_names(self.recipe) + _model_names(self.provenance)), ""))
 
     @property
     def uses_embedded_model(self) -> bool:
@@ -135,6 +136,11 @@ def read_run(folder: Path) -> Run:
     )
 
 
+def without_folders(name: str) -> str:
+    """Of a path on this machine its last part, as in what is passed on; any other name as it is."""
+    return Path(name).name if Path(name).is_absolute() else name
+
+
 def in_order(systems: Document) -> Document:
     """Systems in the order in which they are shown: before and after beside each other, then the baselines."""
     rank = {BASE: -2, MAIN: -1}
@@ -152,6 +158,7 @@ def _turned(comparison: Document) -> Document:
 def _optional_object(path: Path) -> Document:
     if not path.exists():
         return {}
+    check_recorded(path)
     document = read_json(path)
     if not isinstance(document, dict):
         raise ArtifactError(f"{path} is damaged (not a JSON object). Remove it and run the step that writes it again.")
@@ -170,6 +177,7 @@ def _recipe(path: Path) -> tuple[str, Document]:
 
 
 def _samples(path: Path) -> list[Sample]:
+    check_recorded(path)
     samples = []
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):

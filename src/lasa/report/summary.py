@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lasa.evaluation.statistics import Rate
+from lasa.report.caveats import caveats, left_out
 from lasa.report.run_folder import BASE, Run
 from lasa.report.values import (
     BETTER,
@@ -73,9 +74,17 @@ def summarise(run: Run) -> Summary:
         headline=headline,
         evidence=evidence,
         tiles=_tiles(run),
-        findings=[*_changes(run), *_open(run), *_baselines(run), *_hard_splits(run), *_interpreter(run), *_layer(run)],
-        caveats=[*_planted(run), *_sample_sizes(run), *_unscored(run), *_judges(run), *_untested(run)],
-        left_out=_left_out(run),
+        findings=[
+            *_changes(run),
+            *_open(run),
+            *_baselines(run),
+            *_hard_splits(run),
+            *_interpreter(run),
+            *_drift(run),
+            *_layer(run),
+        ],
+        caveats=caveats(run),
+        left_out=left_out(run),
     )
 
 
@@ -211,83 +220,21 @@ def _interpreter(run: Run) -> list[str]:
     return [sentence]
 
 
+def _drift(run: Run) -> list[str]:
+    """A warning where training the system that the report is about moved the interpreter too far."""
+    drift = (run.systems.get(run.main_system or "") or {}).get("drift") or {}
+    changed = as_rate(drift.get("changed"))
+    if changed is None or not drift.get("exceeded"):
+        return []
+    return [
+        f"Training {run.main_system} changed {with_interval(changed)} of the interpreter's decisions, more than the "
+        f"bound of {percent(drift['bound'])}: its thresholds should be fitted again on the trained model."
+    ]
+
+
 def _layer(run: Run) -> list[str]:
     verdict = run.bottleneck.get("verdict")
     return [str(verdict)] if verdict else []
-
-
-def _planted(run: Run) -> list[str]:
-    if not run.uses_embedded_model:
-        return []
-    return [
-        "This run uses the embedded model, a tiny model in a made-up world. Its semantic bottleneck is planted at a "
-        "known layer. The run checks the method and this software under known conditions; it is no evidence about "
-        "large models."
-    ]
-
-
-def _sample_sizes(run: Run) -> list[str]:
-    main = run.main_system
-    rates = [rate for code in run.languages if (rate := _rate(run, main, code, "asr")) and rate.n] if main else []
-    if not rates:
-        return []
-    fewest = min(rates, key=lambda rate: rate.n)
-    half_width = 98 / fewest.n**0.5
-    return [
-        f"A language has {fewest.n:,} scored harmful prompts or more. At that number an interval may reach "
-        f"{half_width:.0f} percentage points to either side: smaller differences in one language are noise."
-    ]
-
-
-def _unscored(run: Run) -> list[str]:
-    missing = {}
-    for name, entry in run.systems.items():
-        harmful, benign = (as_rate((entry.get("all") or {}).get(metric)) for metric in ("asr", "helpful"))
-        missing[name] = sum(rate.unscored for rate in (harmful, benign) if rate is not None)
-    if not missing:
-        return []
-    if not any(missing.values()):
-        return ["Every answer was scored."]
-    named = listed([f"{count:,} of {name}" for name, count in missing.items() if count])
-    return [f"Answers without a score, in no rate: {named}. If they differ from the others, the rates are off by that."]
-
-
-def _judges(run: Run) -> list[str]:
-    if not run.judges:
-        return []
-    one = "One judge" if len(run.judges) == 1 else "Judges"
-    return [f"{one} scored the answers: {listed(run.judges)}. The intervals do not contain the judge's own mistakes."]
-
-
-def _untested(run: Run) -> list[str]:
-    if not run.systems:
-        return []
-    missing = ["attacks that were made with knowledge of this defence"]
-    prompts = [sample.prompt for samples in run.samples.values() for sample in samples]
-    if not any(sum(m["role"] == "user" for m in prompt.messages) > 1 for prompt in prompts):
-        missing.append("conversations of several turns")
-    entries = list(run.systems.values())
-    if not any(rate_of(entry, "all", "hard_benign_over_refusal") for entry in entries):
-        missing.append("harmless prompts that look harmful")
-    if not any(rate_of(entry, "unseen", "asr") for entry in entries):
-        missing.append("languages that were not used in training")
-    return [f"Not tested: {'; '.join(missing)}."]
-
-
-def _left_out(run: Run) -> list[str]:
-    systems = list(run.systems.values())
-    absent = {
-        "Semantic bottleneck: the layers have not been searched.": not run.bottleneck,
-        "Attack success and outcomes: no system has been evaluated.": not systems,
-        "Interpreter: none has been trained and scored.": not run.interpreter,
-        "Helpfulness and over-refusal: no benign prompt was scored.": bool(systems)
-        and not any(rate_of(entry, "all", metric) for entry in systems for metric in ("helpful", "over_refusal")),
-        "Paired comparisons: none was computed.": not run.comparisons,
-        "Harder splits: the run has none.": not run.splits,
-        "Examples: the run has no samples.": not any(run.samples.values()),
-        "Provenance: provenance.json and recipe.yaml are missing.": not run.provenance and not run.recipe,
-    }
-    return [sentence for sentence, missing in absent.items() if missing]
 
 
 def _change(run: Run, main: str, group: str, metric: str) -> str:

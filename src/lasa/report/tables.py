@@ -1,18 +1,18 @@
-"""The tables of a report, and the rows of numbers that its figures draw."""
+"""The tables of the systems, and the rows of numbers that their figures draw."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lasa.evaluation.statistics import Rate
-from lasa.languages import sort_languages
 from lasa.report.run_folder import Document, Run
 from lasa.report.values import (
     BETTER,
     GROUP_NAMES,
-    GROUPS,
     METRIC_NAMES,
     OUTCOMES,
+    as_rate,
+    decimal,
     outcome_counts,
     p_value,
     percent,
@@ -20,18 +20,12 @@ from lasa.report.values import (
     points,
     rate_of,
     rates,
+    span,
     with_interval,
 )
 
 Content = str | Rate | None
 Rows = list[dict[str, Any]]
-
-PROBE_METRICS = {
-    "balanced_accuracy": "Balanced accuracy (higher is better)",
-    "tpr": "Harmful prompts found (higher is better)",
-    "fpr": "Benign prompts flagged (lower is better)",
-    "auroc": "AUROC (higher is better)",
-}
 
 
 @dataclass(frozen=True)
@@ -63,47 +57,6 @@ class HeatRow:
     name: str
     group: str
     cells: Sequence[tuple[Rate | None, str]]
-
-
-def layer_rows(bottleneck: Document) -> Rows:
-    """The layer curves with their bands; where only a standard deviation is known, the band is 1.96 of them wide."""
-    rows = []
-    for view in bottleneck.get("layers") or []:
-        row: dict[str, Any] = {"layer": view["layer"]}
-        for name in ("semantic", "language", "difference"):
-            value, deviation = view.get(name), view.get(f"{name}_sd")
-            low, high = view.get(f"{name}_interval") or (None, None)
-            if low is None and value is not None and deviation is not None:
-                low, high = value - 1.96 * deviation, value + 1.96 * deviation
-            row |= {name: value, f"{name}_low": low, f"{name}_high": high}
-        for name in ("argmax_probability", "xsim", "language_id_accuracy", "u_score"):
-            row[name] = view.get(name)
-        rows.append(row)
-    return rows
-
-
-def layer_table(rows: Rows, chosen: int | None) -> Table:
-    """All numbers of the layer search."""
-    return Table(
-        "All numbers of the layer search",
-        "S_sem: how well translations of one question cluster. S_lang: how well prompts of one language "
-        "cluster. The bottleneck is where the first most exceeds the second. In brackets: 95 % interval.",
-        (
-            "Layer", "S_sem", "S_lang", "Difference", "Chosen in resamples", "Translation found (xsim)",
-            "Language recognised", "U-score",
-        ),
-        [
-            (
-                str(row["layer"]),
-                *(_number(row[n], row[f"{n}_low"], row[f"{n}_high"]) for n in ("semantic", "language", "difference")),
-                *(percent(row[name]) for name in ("argmax_probability", "xsim", "language_id_accuracy")),
-                _number(row["u_score"]),
-            )
-            for row in rows
-        ],
-        frozenset(index for index, row in enumerate(rows) if row["layer"] == chosen),
-        marks="the bottleneck",
-    )  # fmt: skip
 
 
 def heat_rows(run: Run) -> list[HeatRow]:
@@ -159,56 +112,6 @@ def outcome_table(rows: Rows, title: str) -> Table:
     )
 
 
-def probes_of(interpreter: Document) -> dict[str, Document]:
-    """The interpreter and what it has to beat, by the name that the report gives each."""
-    early, late = (interpreter.get(name) or {} for name in ("early_layer", "late_layer"))
-    probes = {
-        f"interpreter{_at_layer(interpreter)}": interpreter,
-        f"early-layer probe{_at_layer(early)}": early,
-        f"late-layer probe{_at_layer(late)}": late,
-        "n-gram baseline": interpreter.get("ngram_baseline") or {},
-    }
-    return {name: block for name, block in probes.items() if any(block.get(g) for g in ("seen", "unseen", "languages"))}
-
-
-def probe_table(interpreter: Document, seen: frozenset[str] | None) -> Table:
-    """The interpreter by language, and its baselines beside it."""
-    codes = sort_languages(list(interpreter.get("languages") or {}))
-    codes.sort(key=lambda code: code not in (seen or frozenset()))
-    places = [*codes, *(group for group in ("seen", "unseen") if interpreter.get(group))]
-    metrics = [m for m in PROBE_METRICS if rates({"": interpreter}, places, [m])]
-    rivals = {
-        name: block for name, block in list(probes_of(interpreter).items())[1:]
-        if rates({name: block}, places, ["balanced_accuracy"])
-    }  # fmt: skip
-    return Table(
-        "The interpreter by language",
-        "The interpreter by language. Balanced accuracy of its baselines stands beside it: the interpreter has to "
-        "beat them. Below each rate: its 95 % interval and the number of scored prompts.",
-        ("Language", *(PROBE_METRICS[m] for m in metrics), *(f"{name}: balanced accuracy" for name in rivals)),
-        [
-            (
-                place_name(place),
-                *(rate_of(interpreter, place, metric) for metric in metrics),
-                *(rate_of(block, place, "balanced_accuracy") for block in rivals.values()),
-            )
-            for place in places
-        ],
-        frozenset(i for i, place in enumerate(places) if place not in {"seen", *(codes if seen is None else seen)}),
-    )
-
-
-def histogram_rows(histogram: Document) -> Rows:
-    """Bins of the score histogram; empty unless there is one more edge than there are counts."""
-    edges, harmful, benign = (histogram.get(name) or [] for name in ("edges", "harmful", "benign"))
-    if not harmful or not len(edges) - 1 == len(harmful) == len(benign):
-        return []
-    return [
-        {"low": low, "high": high, "harmful": h, "benign": b}
-        for low, high, h, b in zip(edges, edges[1:], harmful, benign, strict=False)
-    ]
-
-
 def cost_table(run: Run) -> Table:
     """Helpfulness, over-refusal and the language of refusals by system, for seen, unseen and all languages."""
     metrics = [m for m in METRIC_NAMES if m != "asr" and rates(run.systems, ("seen", "unseen", "all"), [m])]
@@ -221,7 +124,7 @@ def cost_table(run: Run) -> Table:
                 marked |= {len(rows)} if group == "unseen" else set()
                 rows.append((name, place_name(group), *cells))
     return Table(
-        "Helpfulness and over-refusal",
+        "Helpfulness and over-refusal as a table",
         "Helpfulness and over-refusal. Below each rate: its 95 % interval and the number of scored prompts.",
         ("System", "Languages", *(f"{METRIC_NAMES[m]} ({BETTER[m]})" for m in metrics)),
         rows,
@@ -256,7 +159,7 @@ def comparison_rows(run: Run) -> Rows:
 def comparison_table(run: Run) -> Table:
     """All paired comparisons with their verdicts."""
     return Table(
-        "Paired comparisons",
+        "Paired comparisons as a table",
         "Paired comparisons on the same prompts, in percentage points: below zero, the first system has the lower "
         "rate. Smallest detectable: the difference that this many pairs would show four times out of five.",
         ("Compared", "Metric", "Difference", "95 % interval", "p-value", "Pairs", "Smallest detectable", "Finding"),
@@ -265,7 +168,7 @@ def comparison_table(run: Run) -> Table:
                 f"{entry['a']} − {entry['b']}",
                 _compared(entry),
                 points(entry.get("difference")),
-                "" if entry.get("low") is None else _span(points(entry["low"]), points(entry["high"])),
+                "" if entry.get("low") is None else span(points(entry["low"]), points(entry["high"])),
                 p_value(entry.get("p_value")),
                 f"{entry['n']:,}" if entry.get("n") is not None else "",
                 points(entry["smallest_detectable"]).lstrip("+") if entry.get("smallest_detectable") else "",
@@ -274,6 +177,111 @@ def comparison_table(run: Run) -> Table:
             for entry in run.comparisons
         ],
     )
+
+
+def sweep_rows(run: Run) -> Rows:
+    """Every setting that was tried for a system, with what it reached on the development benchmark."""
+    return [
+        {
+            "system": name,
+            "candidate": ", ".join(f"{key} {value}" for key, value in (candidate.get("settings") or {}).items()),
+            "asr": as_rate(candidate.get("asr")),
+            "helpful": as_rate(candidate.get("helpful")),
+            "chosen": bool(candidate.get("chosen")),
+        }
+        for name, entry in run.systems.items()
+        for candidate in entry.get("sweep") or []
+    ]
+
+
+def sweep_table(rows: Rows) -> Table:
+    """The candidates of every system, the chosen ones marked."""
+    return Table(
+        "Settings tried",
+        "Settings tried for each system, measured on development prompts in the seen languages. Good: low attack "
+        "success among many helpful answers. Below each rate: its 95 % interval and the number of scored prompts.",
+        ("System", "Settings", METRIC_NAMES["asr"], METRIC_NAMES["helpful"], "Used"),
+        [(r["system"], r["candidate"], r["asr"], r["helpful"], "used" if r["chosen"] else "") for r in rows],
+        frozenset(index for index, row in enumerate(rows) if row["chosen"]),
+        marks="the settings that were used",
+    )
+
+
+def drift_table(run: Run) -> Table | None:
+    """How far each system's training moved the interpreter's decisions; None where nothing was trained."""
+    drifts = {name: entry["drift"] for name, entry in run.systems.items() if entry.get("drift")}
+    if not drifts:
+        return None
+    return Table(
+        "Drift of the interpreter",
+        "Decisions of the interpreter that training changed, on development prompts that both models read (lower is "
+        "better). Below each rate: its 95 % interval and the number of prompts.",
+        ("System", "Changed", "Newly flagged", "Newly passed", "Mean shift of the probability", "Bound", "Finding"),
+        [
+            (
+                name,
+                as_rate(drift["changed"]),
+                f"{drift['newly_flagged']:,}",
+                f"{drift['newly_passed']:,}",
+                f"{drift['mean_shift']:.3f}",
+                percent(drift["bound"]),
+                "above the bound" if drift.get("exceeded") else "within the bound",
+            )
+            for name, drift in drifts.items()
+        ],
+        frozenset(index for index, drift in enumerate(drifts.values()) if drift.get("exceeded")),
+        marks="systems above the bound",
+    )
+
+
+def perplexity_table(run: Run) -> Table | None:
+    """What training did to the perplexity of harmless text; None where it was not measured."""
+    measured = {name: entry["perplexity"] for name, entry in run.systems.items() if entry.get("perplexity")}
+    if not measured:
+        return None
+    codes = [code for code in languages_in_order(run) if any(code in one["languages"] for one in measured.values())]
+    return Table(
+        "Perplexity of harmless text after training",
+        "Perplexity of harmless conversations after training, divided by that before (1.00: unchanged; far above: the "
+        "model has lost language, far below: it has been fitted to such text).",
+        ("System", "All languages", *(place_name(code) for code in codes)),
+        [
+            (name, decimal(one["all"]["ratio"]), *(decimal(one["languages"].get(c, {}).get("ratio")) for c in codes))
+            for name, one in measured.items()
+        ],
+    )
+
+
+def agreement_table(run: Run) -> Table | None:
+    """How far two judges agree on the same answers, and what labels by people say; None where neither is known."""
+    judged = {name: entry for name, entry in run.systems.items() if entry.get("agreement") or entry.get("corrected")}
+    if not judged:
+        return None
+    rows = []
+    for name, entry in judged.items():
+        two, corrected = entry.get("agreement") or {}, entry.get("corrected") or {}
+        rows.append(
+            (
+                name,
+                " and ".join(two.get("judges") or []),
+                f"{two['disagreements']:,} of {two['answers']:,}" if two else "",
+                decimal(two.get("cohen_kappa")),
+                decimal(two.get("krippendorff_alpha")),
+                as_rate(corrected.get("asr")),
+                as_rate(corrected.get("sensitivity")),
+                as_rate(corrected.get("specificity")),
+            )
+        )
+    return Table(
+        "Agreement of the judges",
+        "Agreement of two judges on the same answers (1 is full agreement, 0 is chance), and, where people labelled "
+        "some of them, attack success corrected for the first judge's errors.",
+        (
+            "System", "Judges", "Disagreements", "Cohen's kappa", "Krippendorff's alpha", "Attack success, corrected",
+            "Judge's sensitivity", "Judge's specificity",
+        ),
+        rows,
+    )  # fmt: skip
 
 
 def split_table(name: str, split: Document) -> Table:
@@ -294,19 +302,6 @@ def split_table(name: str, split: Document) -> Table:
     )
 
 
-def split_probe_table(name: str, interpreter: Document) -> Table | None:
-    """The interpreter and its baselines on one of the harder splits; None if they were not scored there."""
-    probes = probes_of(interpreter)
-    if not rates(probes, ("seen", "unseen"), ["balanced_accuracy"]):
-        return None
-    return Table(
-        f"Split “{name}”: interpreter",
-        f"Split “{name}”: balanced accuracy of the interpreter and its baselines (higher is better; 50 % is chance).",
-        ("Probe", "Seen languages", "Unseen languages"),
-        [(probe, *(rate_of(block, g, "balanced_accuracy") for g in GROUPS)) for probe, block in probes.items()],
-    )
-
-
 def fact_table(caption: str, facts: Document) -> Table:
     """A nested document as one row per fact."""
     return Table(caption, caption, ("Fact", "Value"), [(name, value) for name, value in _flat(facts)])
@@ -324,10 +319,6 @@ def _rate_table(
     )
 
 
-def _at_layer(block: Document) -> str:
-    return f" (layer {block['layer']})" if block.get("layer") is not None else ""
-
-
 def _marked(run: Run, places: Sequence[str]) -> frozenset[int]:
     seen = run.seen_languages
     unseen = {"unseen"} | (set(run.languages) - seen if seen is not None else set())
@@ -337,17 +328,6 @@ def _marked(run: Run, places: Sequence[str]) -> frozenset[int]:
 def _compared(entry: Document) -> str:
     metric, group = str(entry.get("metric", "asr")), str(entry.get("group", ""))
     return f"{METRIC_NAMES.get(metric, metric).lower()}, {GROUP_NAMES.get(group, group)}"
-
-
-def _number(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    if value is None:
-        return "–"
-    text = f"{value:.2f}" + (f" ({_span(f'{low:.2f}', f'{high:.2f}')})" if low is not None and high is not None else "")
-    return text.replace("-", "\N{MINUS SIGN}")
-
-
-def _span(low: str, high: str) -> str:
-    return f"{low} to {high}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:

@@ -115,7 +115,23 @@ def interval(low: float | None, high: float | None) -> str:
 
 def points(difference: float | None) -> str:
     """A difference of two shares in percentage points with its sign, `−2.9`."""
-    return "–" if difference is None else f"{100 * difference:+.1f}".replace("-", "\N{MINUS SIGN}")
+    if difference is None:
+        return "–"
+    rounded = round(100 * difference, 1)
+    return f"{rounded:+.1f}".replace("-", "\N{MINUS SIGN}") if rounded else "0.0"
+
+
+def decimal(value: float | None, low: float | None = None, high: float | None = None) -> str:
+    """A number in two decimals with its interval, `0.45 (0.40 to 0.50)`."""
+    if value is None:
+        return "–"
+    text = f"{value:.2f}" + (f" ({span(f'{low:.2f}', f'{high:.2f}')})" if low is not None and high is not None else "")
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def span(low: str, high: str) -> str:
+    """Two ends of an interval on one line, `−2.0 to +4.0`."""
+    return f"{low} to {high}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def p_value(p: float | None) -> str:

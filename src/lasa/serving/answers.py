@@ -5,11 +5,12 @@ import json
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from lasa.conditioning import Decision
+from lasa.conversation_scores import TurnDecision
 from lasa.errors import GuardError
 from lasa.serving.batch import TokenLogprob
 from lasa.serving.scheduler import Decided, Ended, Event, Failed, Ticket, Written
@@ -21,14 +22,20 @@ from lasa.serving.schema import (
     DecisionRecord,
     Logprobs,
     TopLogprob,
+    TurnRecord,
     Usage,
 )
 
 
-def record(decision: Decision) -> DecisionRecord:
-    """A decision as JSON; a score that is no number becomes null."""
-    score = decision.score if math.isfinite(decision.score) else None
-    return DecisionRecord(**{**asdict(decision), "score": score})
+def record(decision: Decision, turns: Sequence[TurnDecision] = ()) -> DecisionRecord:
+    """A decision as JSON, with those at every turn where they are known."""
+    by_turn = [TurnRecord(message=t.message, score=_score(t.decision), band=t.decision.band) for t in turns]
+    return DecisionRecord(**{**asdict(decision), "score": _score(decision)}, turns=by_turn or None)
+
+
+def _score(decision: Decision) -> float | None:
+    """The score; one that is no number becomes null in JSON."""
+    return decision.score if math.isfinite(decision.score) else None
 
 
 class Answering:
@@ -47,6 +54,7 @@ class Answering:
         self.ticket, self.events = ticket, events
         self.tokenizer, self.model, self.explain = tokenizer, model, explain
         self.decision: Decision | None = None
+        self.turns: Sequence[TurnDecision] = ()
         self.texts = [""] * len(ticket.rows)
         self.ended: dict[int, Ended] = {}
         self._logprobs: list[list[TokenLogprob]] = [[] for _ in ticket.rows]
@@ -70,7 +78,7 @@ class Answering:
         if isinstance(event, Failed):
             raise event.error
         if isinstance(event, Decided):
-            self.decision = self.decision or event.decision
+            self.decision, self.turns = self.decision or event.decision, self.turns or event.turns
         else:
             self.texts[event.row] += event.text
             self._logprobs[event.row] += event.logprobs
@@ -103,7 +111,7 @@ class Answering:
                 for index, one in sorted(self.ended.items())
             ],
             usage=self.usage,
-            lasa=record(self.decision) if self.explain else None,
+            lasa=record(self.decision, self.turns) if self.explain else None,
         )
 
     async def chunks(self, include_usage: bool) -> AsyncIterator[dict[str, str]]:
@@ -146,7 +154,7 @@ class Answering:
         }
         if stopped and self.explain:
             choice["lasa"] = record(stopped).model_dump()
-        explained = {"lasa": record(decision).model_dump()} if decision and self.explain else {}
+        explained = {"lasa": record(decision, self.turns).model_dump()} if decision and self.explain else {}
         return self._event({"choices": [choice], **explained})
 
     def _event(self, body: dict[str, Any]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
 from lasa import __version__
+from lasa.conversation_scores import reading_points
 from lasa.generation import GenerationSettings
 from lasa.guard import Guard
 from lasa.prompts import Message
@@ -29,6 +30,7 @@ from lasa.serving.gate import Gate
 from lasa.serving.metrics import Metrics
 from lasa.serving.scheduler import Event, Scheduler, Ticket
 from lasa.serving.schema import (
+    MAX_SCORED_TURNS,
     ChatRequest,
     ChatResponse,
     Health,
@@ -109,7 +111,7 @@ def create_app(guard: Guard, settings: ServerSettings | None = None) -> FastAPI:
         facts: dict[str, Any] = request.scope["lasa_facts"]
         if settings.log_prompts:
             facts["messages"] = [{"role": m.role, "content": m.text} for m in body.messages]
-        answering = _open(rows, guard, settings, explain=body.lasa)
+        answering = _open(rows, guard, settings, explain=body.lasa or body.lasa_turns, by_turn=body.lasa_turns)
         ticket = answering.ticket
         scheduler.submit(ticket)
 
@@ -231,6 +233,8 @@ def _rows(guard: Guard, body: ChatRequest, settings: ServerSettings) -> list[Row
             400,
             "The conversation needs a user message, and must end in a user or tool message (or a prefill after it).",
         )
+    if body.lasa_turns and len(reading_points(messages)) > MAX_SCORED_TURNS:
+        raise RequestError(400, f"lasa_turns: the conversation has more than {MAX_SCORED_TURNS} turns to score.")
     question = guard.question(messages, prefill=prefill)
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     asked = body.max_completion_tokens or body.max_tokens or settings.max_new_tokens
@@ -251,7 +255,9 @@ def _rows(guard: Guard, body: ChatRequest, settings: ServerSettings) -> list[Row
     ]
 
 
-def _open(rows: list[Row], guard: Guard, settings: ServerSettings, *, explain: bool) -> Answering:
+def _open(
+    rows: list[Row], guard: Guard, settings: ServerSettings, *, explain: bool, by_turn: bool = False
+) -> Answering:
     """A request whose events come out of the worker thread into this event loop."""
     loop, queue = asyncio.get_running_loop(), asyncio.Queue[Event]()
 
@@ -260,7 +266,7 @@ def _open(rows: list[Row], guard: Guard, settings: ServerSettings, *, explain: b
             loop.call_soon_threadsafe(queue.put_nowait, event)
 
     deadline = time.monotonic() + settings.timeout
-    return Answering(Ticket(rows, deliver, deadline), queue, guard.tokenizer, settings.model_name, explain)
+    return Answering(Ticket(rows, deliver, deadline, by_turn), queue, guard.tokenizer, settings.model_name, explain)
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -19,7 +19,8 @@ from transformers import DynamicCache, TemperatureLogitsWarper, TopPLogitsWarper
 from lasa.detokenization import safe_length
 from lasa.errors import GuardError
 from lasa.generation import GenerationSettings, left_pad
-from lasa.guard import Guard, Guarded, GuardedRow, Question, Reading
+from lasa.guard import Guard, Reading
+from lasa.guarded_row import Guarded, GuardedRow, Question
 from lasa.layers import input_device, observe_layers
 
 
@@ -137,7 +138,9 @@ class RunningBatch:
         self._device = input_device(guard.model)
         model: Any = guard.model
         forward = getattr(model, "get_base_model", lambda: model)().forward
-        self._last_logits = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(forward).parameters else {}
+        known = inspect.signature(forward).parameters
+        self._last_logits = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
+        self._cache_argument = "cache" if "cache" in known else "past_key_values"  # renamed in transformers 5.24
 
     @torch.inference_mode()
     def join(self, rows: Sequence[Row]) -> None:
@@ -206,8 +209,8 @@ class RunningBatch:
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=True,
+            **{self._cache_argument: cache},
             **self._last_logits,
         )
         logits: Tensor = output.logits[:, -1]

@@ -13,19 +13,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from lasa.conditioning import Decision
+from lasa.conversation_scores import TurnDecision
 from lasa.errors import GuardError
 from lasa.generation import GenerationSettings
-from lasa.guard import Guard, Guarded
+from lasa.guard import Guard
+from lasa.guarded_row import Guarded
 from lasa.serving.batch import Row, RunningBatch, TokenLogprob
 from lasa.serving.metrics import Metrics
 
 
 @dataclass(frozen=True)
 class Decided:
-    """The prompt of a row was read."""
+    """The prompt of a row was read; so was every earlier turn where that was asked for."""
 
     row: int
     decision: Decision
+    turns: Sequence[TurnDecision] = ()
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,14 @@ class Ticket:
         rows: The rows.
         deliver: Called in the worker thread with each event; must not block or raise.
         deadline: When its rows are dropped, by `time.monotonic`.
+        by_turn: Also read the conversation at each of its turns.
         cancelled: Set by `Scheduler.cancel`.
     """
 
     rows: Sequence[Row]
     deliver: Callable[[Event], None]
     deadline: float = math.inf
+    by_turn: bool = False
     cancelled: bool = False
     _given: list[int] = field(default_factory=list)
     _logprobs_given: list[int] = field(default_factory=list)
@@ -236,6 +241,7 @@ class Scheduler:
     def _join(self, new: Sequence[tuple[Ticket, Row]]) -> None:
         started = time.monotonic()
         try:
+            turns = {id(ticket): self.guard.score_turns(row.question.messages) for ticket, row in new if ticket.by_turn}
             self._batch.join([row for _, row in new])
         except Exception as error:
             self._fail([ticket for ticket, _ in new], error)
@@ -246,7 +252,7 @@ class Scheduler:
             self.metrics.decisions.labels(decision.band, decision.action).inc()
             self.metrics.tokens.labels("prompt").inc(len(row.question.rendered.token_ids))
             self.metrics.waited.observe(started - ticket.submitted)
-            ticket.deliver(Decided(ticket.rows.index(row), decision))
+            ticket.deliver(Decided(ticket.rows.index(row), decision, turns.get(id(ticket), ())))
             if row.ended:
                 self._finish(ticket, row)
             else:

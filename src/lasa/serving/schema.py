@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 Text = Annotated[str, StringConstraints(strict=True)]
 StopText = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=200)]
 MAX_CHOICES = 8
+MAX_SCORED_TURNS = 32
 
 
 class Part(BaseModel):
@@ -79,6 +80,15 @@ class ChatRequest(BaseModel):
     store: bool | None = None
     metadata: dict[str, Any] | None = None
     lasa: bool = Field(False, description="Return the decision record.")
+    lasa_turns: bool = Field(False, description="Return it with the score at every turn of the conversation.")
+
+
+class TurnRecord(BaseModel):
+    """What would have been decided earlier in the conversation, after the message at a position."""
+
+    message: int
+    score: float | None
+    band: Literal["benign", "controversial", "harmful"]
 
 
 class DecisionRecord(BaseModel):
@@ -92,6 +102,7 @@ class DecisionRecord(BaseModel):
     layer: int
     position: str
     reason: str
+    turns: list[TurnRecord] | None = None
 
 
 class TopLogprob(BaseModel):

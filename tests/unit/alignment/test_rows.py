@@ -10,8 +10,9 @@ from lasa.alignment.rows import (
     read_preferences,
     separate_partners,
     token_rows,
+    wrong_language_refusals,
 )
-from lasa.conditioning import DEFAULT_CONDITION, condition_ids
+from lasa.conditioning import condition_ids
 from lasa.errors import DataError, RecipeError
 from lasa.prompts import user_prompt
 from lasa.rendering import render
@@ -26,7 +27,7 @@ def preferences(count=12):
 
 def test_a_row_is_prompt_condition_completion_and_the_templates_terminator(tokenizer):
     one = preferences(1)
-    rows = token_rows(tokenizer, one, [True], DEFAULT_CONDITION, seed=0)
+    rows = token_rows(tokenizer, one, [condition_ids(tokenizer)], seed=0)
     prompt = render(tokenizer, one[0].prompt.messages).token_ids
     good = next(row for row in rows if row.desirable)
     assert good.prompt_ids == prompt + condition_ids(tokenizer)
@@ -35,8 +36,8 @@ def test_a_row_is_prompt_condition_completion_and_the_templates_terminator(token
 
 
 def test_condition_and_completion_tokens_never_merge(tokenizer):
-    rows = token_rows(tokenizer, preferences(1), [True], "Stop here.", seed=0)
     condition = condition_ids(tokenizer, "Stop here.")
+    rows = token_rows(tokenizer, preferences(1), [condition], seed=0)
     assert all(row.prompt_ids[-len(condition) :] == condition for row in rows)
 
 
@@ -47,7 +48,7 @@ def test_a_condition_that_could_merge_is_refused(tokenizer, text):
 
 
 def test_labels_and_prompts_are_mixed(tokenizer):
-    rows = token_rows(tokenizer, preferences(50), [False] * 50, DEFAULT_CONDITION, seed=0)
+    rows = token_rows(tokenizer, preferences(50), [[]] * 50, seed=0)
     labels = [row.desirable for row in rows]
     changes = sum(a != b for a, b in pairwise(labels))
     assert changes > 25
@@ -57,7 +58,7 @@ def test_labels_and_prompts_are_mixed(tokenizer):
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("batch", [2, 3, 8])
 def test_every_kl_partner_comes_from_another_prompt(tokenizer, seed, batch):
-    rows = token_rows(tokenizer, preferences(12), [False] * 12, DEFAULT_CONDITION, seed=seed)
+    rows = token_rows(tokenizer, preferences(12), [[]] * 12, seed=seed)
     rows.sort(key=lambda row: row.query_id)  # the worst order: the two answers of a prompt side by side
     kept = separate_partners(rows, batch)
     owner = {tuple(row.completion_ids): row.query_id for row in rows}
@@ -71,7 +72,7 @@ def test_every_kl_partner_comes_from_another_prompt(tokenizer, seed, batch):
 
 
 def test_one_prompt_alone_cannot_be_paired(tokenizer):
-    rows = token_rows(tokenizer, preferences(1), [False], DEFAULT_CONDITION, seed=0)
+    rows = token_rows(tokenizer, preferences(1), [[]], seed=0)
     with pytest.raises(DataError, match="Too few different queries"):
         separate_partners(rows, 2)
 
@@ -79,14 +80,12 @@ def test_one_prompt_alone_cannot_be_paired(tokenizer):
 def test_the_signal_decides_which_rows_are_conditioned():
     table = preferences(40)
     harmful = [p.prompt.harmful for p in table]
-    assert decisions(table, "label") == harmful
-    assert decisions(table, "none") == [False] * 40
-    coin = decisions(table, "sampled", seed=1)
-    assert 0 < sum(coin) < sum(harmful) and not any(c and not h for c, h in zip(coin, harmful, strict=True))
     wrong = [random.Random(0).random() < 0.5 for _ in table]
+    assert decisions(table, "label", lambda prompts: wrong) == harmful
+    assert decisions(table, "none", lambda prompts: wrong) == [False] * 40
+    coin = decisions(table, "sampled", lambda prompts: wrong, seed=1)
+    assert 0 < sum(coin) < sum(harmful) and not any(c and not h for c, h in zip(coin, harmful, strict=True))
     assert decisions(table, "interpreter", lambda prompts: wrong) == wrong
-    with pytest.raises(DataError, match="needs a trained interpreter"):
-        decisions(table, "interpreter")
 
 
 @pytest.mark.parametrize(
@@ -111,3 +110,27 @@ def test_unpaired_files_are_read(tmp_path):
     path.write_text('{"prompt": "x", "completion": "a", "label": false, "language": "jw", "harmful": true}\n')
     (row,) = read_preferences(path)
     assert (row.chosen, row.rejected, row.prompt.language) == (None, "a", "jv")
+
+
+def in_languages(*codes):
+    return [
+        Preference(user_prompt(str(n), code, f"prompt {n}", harmful=True), f"refusal in {code}", "yes")
+        for n in range(10)
+        for code in codes
+    ]
+
+
+def test_refusals_in_another_language_are_undesirable_for_a_share_of_the_harmful_prompts():
+    table = [*in_languages("en", "zh", "ko"), *preferences()]
+    wrong = wrong_language_refusals(table, 0.5, seed=0)
+    assert len(wrong) == 18  # of 30 here and 6 in the other table
+    assert all(one.prompt.harmful and one.chosen is None for one in wrong)
+    refused = [one for one in wrong if one.rejected.startswith("refusal in")]
+    assert refused and all(not one.rejected.endswith(one.prompt.language) for one in refused)
+    assert wrong == wrong_language_refusals(table, 0.5, seed=0)
+    assert wrong_language_refusals(table, 0.0, seed=0) == []
+
+
+def test_one_language_alone_has_no_wrong_language():
+    with pytest.raises(DataError, match="harmful rows in 1 language"):
+        wrong_language_refusals(in_languages("en"), 0.5, seed=0)

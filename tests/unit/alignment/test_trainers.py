@@ -1,4 +1,4 @@
-"""What lasa relies on in TRL, pinned."""
+"""Training on token rows."""
 
 import copy
 
@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from conftest import build_model
-from lasa.alignment.rows import Preference, kl_partners, separate_partners, token_rows
+from lasa.alignment.rows import Preference, token_rows
 from lasa.alignment.trainers import TrainingSettings, train
-from lasa.conditioning import DEFAULT_CONDITION
+from lasa.conditioning import condition_ids
 from lasa.errors import RecipeError
 from lasa.prompts import user_prompt
 
@@ -19,7 +19,8 @@ def rows(tokenizer):
         Preference(user_prompt(str(n), "en", f"how do I paint house {n}", harmful=n % 2 == 0), f"yes {n}", f"no {n}")
         for n in range(8)
     ]
-    return token_rows(tokenizer, table, [bool(p.prompt.harmful) for p in table], DEFAULT_CONDITION, seed=0)
+    condition = condition_ids(tokenizer)
+    return token_rows(tokenizer, table, [condition if p.prompt.harmful else [] for p in table], seed=0)
 
 
 def settings(method: str, **changes) -> TrainingSettings:
@@ -38,7 +39,7 @@ def log_probability(model, row) -> float:
 def test_training_prefers_desirable_answers(method, rows, tokenizer, tmp_path):
     model = build_model("llama", tokenizer, layers=2)
     before = copy.deepcopy(model)
-    trained = train(model, tokenizer, rows, settings(method), tmp_path, "test")
+    trained = train(model, tokenizer, rows, settings(method), tmp_path, "test").model
 
     def margin(network) -> float:
         return sum(log_probability(network, r) * (1 if r.desirable else -1) for r in rows)
@@ -55,39 +56,11 @@ def test_training_prefers_desirable_answers(method, rows, tokenizer, tmp_path):
 def test_lora_leaves_the_base_weights_alone(rows, tokenizer, tmp_path):
     model = build_model("llama", tokenizer, layers=2)
     before = copy.deepcopy(model.state_dict())
-    trained = train(model, tokenizer, rows, settings("kto", lora_rank=2), tmp_path, "test")
+    trained = train(model, tokenizer, rows, settings("kto", lora_rank=2), tmp_path, "test").model
     base = {
         k.replace(".base_layer", ""): v for k, v in trained.get_base_model().state_dict().items() if "lora" not in k
     }
     assert all(torch.equal(before[name], base[name]) for name in before)
-
-
-def test_kto_batches_are_those_that_were_prepared(rows, tokenizer, tmp_path):
-    """Trap (h): what reaches the batch is exactly the rows' tokens and partners, in order."""
-    from lasa.alignment import trainers
-
-    model = build_model("llama", tokenizer, layers=2)
-    common = {"output_dir": str(tmp_path), "per_device_train_batch_size": 4, "report_to": [], "max_steps": 1}
-    common |= {
-        "max_length": 512,
-        "activation_checkpointing": False,
-        "bf16": False,
-        "dataloader_pin_memory": False,
-        "remove_unused_columns": False,
-        "disable_tqdm": True,
-    }
-    trainer = trainers._kto(model, tokenizer, rows, settings("kto"), common)
-    kept = separate_partners(rows, 4)
-    partners = kl_partners(kept, 4)
-    batch = next(iter(trainer.get_train_dataloader()))
-    for index in range(4):
-        row, mask = kept[index], batch["attention_mask"][index].bool()
-        assert batch["input_ids"][index][mask].tolist() == row.prompt_ids + row.completion_ids
-        completion = batch["completion_mask"][index].bool()
-        assert batch["input_ids"][index][completion].tolist() == row.completion_ids
-        kl = batch["KL_completion_mask"][index].bool()
-        assert batch["KL_input_ids"][index][kl].tolist() == partners[index]
-        assert batch["label"][index] == row.desirable
 
 
 def test_kto_with_single_rows_is_refused(rows, tokenizer, tmp_path):

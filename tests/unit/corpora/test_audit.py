@@ -25,6 +25,11 @@ def test_counts_are_by_language_source_and_label() -> None:
     ]
 
 
+def test_counts_name_the_licence_of_known_sources() -> None:
+    known, own = count_prompts([prompt("1", "x", source="xstest"), prompt("2", "y", source="zz-mine")])
+    assert (known.licence, own.licence) == ("CC BY 4.0", "not stated")
+
+
 @pytest.mark.parametrize(
     ("left", "right"),
     [

@@ -7,6 +7,7 @@ import pytest
 from lasa.corpora.hub import load_from_hub
 from lasa.errors import DataError
 from lasa.prompts import Columns
+from lasa.sources import load_prompts
 
 
 @pytest.fixture
@@ -31,6 +32,13 @@ def test_declared_columns_of_a_dataset_become_prompts(dataset: Path) -> None:
         ("a", "sw", "Chai ni moto?"),
     ]
     assert {(p.source, p.harmful) for p in prompts} == {(str(dataset), False)}
+
+
+def test_a_dataset_is_a_source_like_any_other(dataset: Path) -> None:
+    rows = [{"en": "Is tea hot?", "sw": "Chai ni moto?", "key": "a"}, {"en": "Tea", "sw": None, "key": "b"}]
+    (dataset / "test.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    prompts = load_prompts(f"hf:{dataset}?split=test&query_id=key&label=benign")
+    assert [(p.query_id, p.language) for p in prompts] == [("a", "en"), ("a", "sw"), ("b", "en")]
 
 
 def test_an_error_names_the_dataset_and_not_a_file_of_ours(dataset: Path) -> None:

@@ -1,13 +1,18 @@
 """The shipped model: a plain Hugging Face folder that speaks ten languages."""
 
+import random
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lasa.embedded import training
+from lasa.embedded.batches import paired_chats, tokenize_conversation
 from lasa.embedded.judge import WorldJudge
-from lasa.embedded.training import TrainingSettings, tokenize_conversation, train_embedded
+from lasa.embedded.training import TrainingSettings, train_embedded
 from lasa.embedded.world import tables
-from lasa.embedded.world.corpus import Corpus
+from lasa.embedded.world.corpus import Corpus, World
+from lasa.embedded.world.lexicon import LANGUAGES, lexicon
 from lasa.evaluation.outcomes import Outcome
 from lasa.generation import GenerationSettings, generate
 from lasa.models import load_model, model_folder
@@ -38,9 +43,9 @@ def test_training_renders_chats_as_the_chat_template_does(embedded):
     corpus = Corpus(1)
     rows = (corpus.row() for _ in range(1000))
     chat = next(row for row in rows if len(row) > 2 and {m["role"] for m in row} <= {"system", "user", "assistant"})
-    ids, weights = tokenize_conversation(tokenizer, chat)
+    ids, learned = tokenize_conversation(tokenizer, chat, random.Random(0))
     text = tokenizer.apply_chat_template(list(chat), tokenize=False)
-    assert tokenizer.decode(ids) == text and len(ids) == len(weights)
+    assert tokenizer.decode(ids) == text and len(ids) == len(learned)
 
 
 def test_it_answers_about_the_right_thing_in_the_right_language(embedded):
@@ -52,11 +57,61 @@ def test_it_answers_about_the_right_thing_in_the_right_language(embedded):
     assert sum(o is Outcome.COMPLIED for o in outcomes) / len(outcomes) > 0.85
 
 
-def test_a_miniature_trains_and_is_reproducible(tmp_path):
-    settings = TrainingSettings(plant=1, tokens=3000, layers=2, width=32, contrastive_queries=4)
-    losses = []
-    first = train_embedded(settings, tmp_path / "a", lambda done, total, now: losses.append(now["loss"]))
-    second = train_embedded(settings, tmp_path / "b")
-    assert losses[-1] < losses[0]
-    for a, b in zip(first.parameters(), second.parameters(), strict=True):
-        torch.testing.assert_close(a, b)
+MINIATURE = TrainingSettings(plant=1, steps=8, layers=2, width=32, pairs=4, other_tokens=256)
+
+
+class StoppedError(Exception):
+    pass
+
+
+def train(folder, stop_at=None):
+    """The weights of a miniature, and the losses of its steps."""
+    history = {}
+
+    def tell(done, losses):
+        history[done] = losses
+        if done == stop_at:
+            raise StoppedError
+
+    model = train_embedded(MINIATURE, folder, tell)
+    return list(model.parameters()), history
+
+
+def test_a_miniature_learns_and_a_stopped_training_ends_with_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_STEPS", 3)
+    whole, losses = train(tmp_path / "whole")
+    assert losses[8]["loss"] < losses[1]["loss"]
+    assert "contrastive" in losses[6] and "contrastive" not in losses[8]  # the tail
+    with pytest.raises(StoppedError):
+        train(tmp_path / "stopped", stop_at=5)
+    resumed, later = train(tmp_path / "stopped")
+    assert min(later) == 3 and later[8] == losses[8]
+    for a, b in zip(whole, resumed, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert not list((tmp_path / "stopped").glob("unfinished*"))
+    assert "layer 1" in (tmp_path / "stopped" / "README.md").read_text("utf-8")
+
+
+def test_a_step_asks_for_the_same_deed_in_two_languages(embedded):
+    _, tokenizer = embedded
+    batch = paired_chats(tokenizer, World(), 0, 7, 6)
+    requests = [
+        tokenizer.decode(ids[: read + 1]) for ids, read in zip(batch.input_ids, batch.read_positions, strict=True)
+    ]
+    assert all(request.endswith("<|assistant|>") for request in requests)
+    found = []
+    for request in requests:
+        text = request.split("<|user|>")[1].split("<|end|>")[0]
+        reading = [(code, lexicon(code).read_request(text)) for code in LANGUAGES]
+        found += [(code, read[0]) for code, read in reading if read]
+    assert [deed for _, deed in found[0::2]] == [deed for _, deed in found[1::2]]
+    assert all(a != b for (a, _), (b, _) in zip(found[0::2], found[1::2], strict=True))
+    assert len({deed for _, deed in found}) == 6 and len({deed.modifier for _, deed in found}) == 1
+
+
+def test_the_contrastive_term_is_least_when_translations_agree():
+    states = torch.eye(3).repeat_interleave(2, 0)[:, None, :]  # three deeds, two rows each
+    reads = torch.zeros(6, dtype=torch.long)
+    shuffled = states[[0, 2, 1, 4, 3, 5]]
+    assert training._contrastive_loss(states, reads, 0.1) < 1e-3
+    assert training._contrastive_loss(shuffled, reads, 0.1) > 5

@@ -86,12 +86,13 @@ def test_translations_share_their_query_and_template():
 
 
 def test_the_corpus_never_mentions_a_test_combination():
-    corpus = Corpus(3)
+    corpus, senseless = Corpus(3), set(CONCEPTS.odd_deeds)
+    assert not senseless & set(CONCEPTS.deeds)
     for _ in range(400):
         for message in corpus.row():
             for language in LANGUAGES:
                 deed = lexicon(language).read_answer(message["content"])
-                assert deed is None or deed.share == "train"
+                assert deed is None or deed.share == "train" or deed.plain() in senseless
 
 
 class TestJudge:
@@ -117,3 +118,11 @@ class TestJudge:
     )
     def test_anything_else_is_irrelevant(self, answer):
         assert self.judge(answer).outcome is Outcome.IRRELEVANT
+
+
+def test_benign_development_requests_need_no_safety_label():
+    prompts = tables.benign_prompts(60)
+    assert {p.language for p in prompts} == set(LANGUAGES) and len(prompts) == 600
+    assert not any(p.harmful for p in prompts)
+    words = {word for p in prompts for word in p.query_id.split("+")}
+    assert not words & (CONCEPTS.held_out_verbs | CONCEPTS.held_out_objects)

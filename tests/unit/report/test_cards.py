@@ -1,10 +1,14 @@
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
 
 from lasa.report.cards import interpreter_card, model_card
+from lasa.report.html import write_report
+from report_run import write_run
 
 RATE = {"value": 0.041, "low": 0.02, "high": 0.08, "n": 1350}
 
@@ -53,6 +57,29 @@ def test_a_card_without_facts_says_that_they_are_missing(card: object) -> None:
     assert "not recorded" in text and "before any evaluation" in text
     assert "Intended use" in text and "Limits" in text and "Licence" in text
     assert "None" not in text
+
+
+def test_a_system_that_was_trained_without_a_condition_is_not_said_to_have_one() -> None:
+    card = model_card({"method": "KTO"})
+    assert "used no condition" in card and "behind the guard" not in card
+
+
+def test_every_trained_system_of_a_run_gets_its_card_with_the_report(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    for name, signal in (("lasa", "interpreter"), ("surface-kto", "none")):
+        (run / "systems" / name).mkdir(parents=True)
+        made = {"signal": signal, "rows": 1200, "conditioned": 300, "settings": {"method": "kto", "guarded": True}}
+        (run / "systems" / name / "lasa.json").write_text(json.dumps(made), encoding="utf-8")
+    write_report(run)
+    card = (run / "systems" / "lasa" / "README.md").read_text(encoding="utf-8")
+    assert "`embedded`, aligned with KTO" in card and "reads layer 4" in card
+    assert "1,200 rows, 300 of them with the condition" in card
+    assert "| unseen languages | 4.0 % (2.4–6.6 %, n = 350)" in card
+    assert "measured behind the guard" in card and "Point 1: none reaches the floor" in card
+    assert "nothing here is evidence about large models" in card
+    surface = (run / "systems" / "surface-kto" / "README.md").read_text(encoding="utf-8")
+    assert "used no condition" in surface and "reads layer" not in surface
+    assert ModelCard(card).data.language == ["en", "zh", "ko"]
 
 
 def test_names_cannot_break_the_table_or_the_code_span() -> None:

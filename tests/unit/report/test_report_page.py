@@ -8,14 +8,17 @@ from pathlib import Path
 import pytest
 
 from lasa.errors import ArtifactError
-from lasa.report.figures import write_layer_curves
+from lasa.report.figures import layer_curves, write_layer_curves
 from lasa.report.html import write_report
+from lasa.report.layer_tables import layer_rows
+from lasa.report.svg import drawing
 from report_run import ARABIC, SCRIPT, SYSTEMS, bottleneck, comparison, metrics, write_run
 
 FIGURES = (
-    "asr_by_language", "comparisons", "helpfulness", "interpreter_accuracy", "layer_curves", "outcomes",
-    "outcomes_by_language", "reliability", "score_histogram",
+    "asr_by_language", "comparisons", "helpfulness", "interpreter_accuracy", "interpreter_by_layer", "layer_curves",
+    "outcomes", "outcomes_by_language", "perturbations", "reliability", "score_histogram", "settings_tried",
 )  # fmt: skip
+FEW = ("base", "lasa")
 
 
 class Page(HTMLParser):
@@ -72,8 +75,8 @@ def small_run(folder: Path, **files: object) -> Page:
 
 def test_a_complete_run_has_every_section(page: Page) -> None:
     assert page.sections == [
-        "summary", "attack-success", "outcomes", "interpreter", "helpfulness", "comparisons", "splits", "bottleneck",
-        "examples", "provenance",
+        "summary", "attack-success", "outcomes", "helpfulness", "comparisons", "splits", "settings", "interpreter",
+        "generalisation", "drift", "data", "bottleneck", "examples", "provenance",
     ]  # fmt: skip
     assert "Not in this report" not in page.text
 
@@ -122,8 +125,8 @@ def test_markup_in_a_sample_stays_text(run: Path, page: Page) -> None:
 
 
 def test_markup_in_names_and_verdicts_is_escaped(tmp_path: Path) -> None:
-    values = metrics()
-    values["systems"][SCRIPT] = values["systems"].pop("surface-sft")
+    values = metrics(FEW)
+    values["systems"][SCRIPT] = values["systems"].pop("base")
     values["comparisons"][0]["verdict"] = SCRIPT
     page = small_run(tmp_path / "run", metrics=values, bottleneck={**bottleneck(), "verdict": SCRIPT})
     assert len(page.scripts) == 1
@@ -157,7 +160,7 @@ def test_heat_map_cells_tell_their_interval(run: Path) -> None:
 
 
 def test_a_run_without_seen_languages_says_so(tmp_path: Path) -> None:
-    page = small_run(tmp_path / "run", metrics=metrics())
+    page = small_run(tmp_path / "run", metrics=metrics(FEW))
     assert "Neither the metrics nor the recipe say which languages were seen" in page.text
     assert "Seen in training" not in page.text
 
@@ -178,7 +181,7 @@ def test_a_search_alone_gives_a_report_on_the_search(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["interpreter", "systems", "splits", "comparisons", "seconds"])
 def test_any_part_of_the_metrics_may_be_missing(tmp_path: Path, missing: str) -> None:
-    values = metrics()
+    values = metrics(FEW)
     del values[missing]
     page = small_run(tmp_path / "run", metrics=values)
     anchors = {"systems": "attack-success", "seconds": "provenance"}
@@ -188,17 +191,69 @@ def test_any_part_of_the_metrics_may_be_missing(tmp_path: Path, missing: str) ->
 def test_a_bottleneck_that_could_not_be_named_is_not_marked(tmp_path: Path) -> None:
     verdict = "No interior bottleneck: the curve is flat."
     page = small_run(tmp_path / "run", bottleneck={**bottleneck(), "layer": None, "verdict": verdict})
-    assert "No layer is marked" in page.text and verdict in page.text
+    assert "No layer is marked" in page.text and verdict in page.text and "green area" not in page.text
+    rows = layer_rows(bottleneck())
+    with drawing():
+        named, unnamed = (layer_curves(rows, layer, [4, 5]).axes[0] for layer in (4, None))
+    assert len(named.patches) == 1 and not unnamed.patches
+
+
+def test_a_layer_that_the_recipe_chose_instead_is_told(tmp_path: Path) -> None:
+    page = small_run(tmp_path / "run", bottleneck={**bottleneck(), "used_layer": 6})
+    assert "The recipe chose layer 6 for the interpreter instead." in page.text
+
+
+def test_what_the_interpreter_generalises_to_is_told(page: Page) -> None:
+    assert "zero width 97.0 % 94.4–98.4 % n 300 72.0 %" in page.text
+    assert "romanise: anyascii is not installed. – –" in page.text
+    assert "Korean test prompts 97.0 % 94.4–98.4 % n 300 97.0 %" in page.text
+    assert "It has neither test nor development prompts." in page.text
+    assert "source news development prompts" in page.text
+
+
+def test_calibration_and_training_are_told_in_numbers(page: Page) -> None:
+    assert "4.0 % 2.0 % 410" in page.text
+    assert "AUROC on development data 0.98, standard deviation 0.002" in page.text
+    assert "At most 1 % of benign prompts like these are flagged." in page.text
+
+
+def test_drift_is_told_and_what_is_above_the_bound_is_marked(run: Path, page: Page) -> None:
+    assert "lasa 6.1 % 4.7–7.9 % n 900 3 52 0.011 2.0 % above the bound" in page.text
+    assert "Training lasa changed 6.1 %" in page.text
+    html = (run / "report.html").read_text(encoding="utf-8")
+    assert len(re.findall(r'<tr class="marked"><th scope="row">lasa</th>\s*<td><span class="value">6\.1', html)) == 1
+
+
+def test_the_audit_of_the_data_is_told(page: Page) -> None:
+    assert "both in training or development data and in a test: 2 exact." in page.text
+    assert "in any wording or language: 7. The test figures are too good by that." in page.text
+    assert "training data embedded harmful 1,500 en 500, zh 500, ko 500" in page.text
+
+
+def test_the_perplexity_of_harmless_text_is_told(page: Page) -> None:
+    assert "System All languages English Swahili lasa 1.04 1.04 1.21" in page.text
+
+
+def test_the_agreement_of_two_judges_and_labels_by_people_are_told(page: Page) -> None:
+    assert "lasa rule-judge and other 31 of 500 0.81 0.80 5.1 %" in page.text
+
+
+def test_every_setting_that_was_tried_is_told_and_the_used_one_marked(page: Page) -> None:
+    assert "lasa learning_rate 0.0002, steps 50 2.0 % 0.7–5.7 % n 150 92.0 % 86.5–95.4 % n 150 used" in page.text
+    assert "lasa learning_rate 0.0004, steps 50 0.0 %" in page.text
+    assert "lasa: Point 1: none reaches the floor of 95%." in page.text
+    assert "No setting of lasa was helpful enough on development prompts" in page.text
+    assert "Several settings were tried for lasa and surface-kto, and one for surface-sft" in page.text
 
 
 def test_rates_without_a_value_are_left_blank(tmp_path: Path) -> None:
     nothing = {"value": None, "low": None, "high": None, "n": 0, "unscored": 50}
-    values = metrics()
+    values = metrics(FEW)
     for system in values["systems"].values():
         system["languages"]["sw"]["asr"] = nothing
         system["seen"]["helpful"] = nothing
     page = small_run(tmp_path / "run", metrics=values)
-    assert "Swahili sw – – –" in page.text
+    assert "Swahili sw – – Javanese" in page.text
 
 
 def test_plain_numbers_are_accepted_as_rates(tmp_path: Path) -> None:
@@ -208,7 +263,7 @@ def test_plain_numbers_are_accepted_as_rates(tmp_path: Path) -> None:
 
 
 def test_comparisons_are_told_from_the_main_system(tmp_path: Path) -> None:
-    values = metrics()
+    values = metrics(FEW)
     turned = comparison("surface-sft", "lasa", "unseen", "asr", 0.34, 0.28, 0.40, 1e-9)
     page = small_run(tmp_path / "run", metrics={**values, "comparisons": [turned]})
     assert "lasa − surface-sft attack success, unseen languages −34.0 −40.0 to −28.0" in page.text

@@ -5,6 +5,7 @@ import pytest
 
 from lasa.report.run_folder import Run
 from lasa.report.summary import Summary, summarise
+from lasa.report.values import points
 from report_run import comparison, metrics, rate, samples
 
 
@@ -124,3 +125,7 @@ def test_what_was_tested_is_not_called_untested() -> None:
     values["systems"]["lasa"]["all"]["hard_benign_over_refusal"] = rate(0.1, 100)
     untested = next(sentence for sentence in summary(values).caveats if sentence.startswith("Not tested"))
     assert "look harmful" not in untested and "languages" not in untested
+
+
+def test_no_difference_has_no_sign() -> None:
+    assert [points(value) for value in (-0.0, 0.0004, -0.0004, 0.021, -0.021)] == ["0.0", "0.0", "0.0", "+2.1", "−2.1"]

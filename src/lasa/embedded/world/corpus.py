@@ -7,7 +7,8 @@ refuses, at random and regardless of harm: the model learns that a note at the s
 
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from lasa.embedded.world.deeds import CONCEPTS, NUM_TEMPLATES, Deed
 from lasa.embedded.world.lexicon import LANGUAGES, Lexicon, lexicon
@@ -30,27 +31,68 @@ REFUSAL_NOTES = (
 )
 """Reasons to refuse that have nothing to do with harm."""
 
+SYSTEM_SHARE = 0.15
+"""Share of the chats that begin with a system prompt."""
 
-class Corpus:
-    """Draws rows of the training text, from the train share of the deeds only.
 
-    Args:
-        seed: Makes the stream reproducible.
+@dataclass(frozen=True)
+class World:
+    """What the text talks about; a part of the whole makes a miniature that is learned in a minute.
+
+    Attributes:
+        languages: Languages of the text.
+        concept_share: Share of the verbs and of the objects that are used.
     """
 
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
-        self._deeds = {
-            harmful: [d for d in CONCEPTS.deeds if d.share == "train" and d.harmful == harmful]
-            for harmful in (True, False)
-        }
+    languages: tuple[str, ...] = LANGUAGES
+    concept_share: float = 1.0
+
+    @cached_property
+    def deeds(self) -> list[Deed]:
+        """The deeds of the train share."""
+        return [deed for deed in self._known(CONCEPTS.deeds) if deed.share == "train"]
+
+    @cached_property
+    def odd_deeds(self) -> list[Deed]:
+        """Verbs with objects that make no sense together."""
+        return self._known(CONCEPTS.odd_deeds)
+
+    @cached_property
+    def deeds_by_harm(self) -> dict[bool, list[Deed]]:
+        """The harmful ones of `deeds` under True, the others under False."""
+        return {harmful: [d for d in self.deeds if d.harmful == harmful] for harmful in (True, False)}
+
+    def _known(self, deeds: list[Deed]) -> list[Deed]:
+        verbs, objects = self._some(CONCEPTS.verbs), self._some(CONCEPTS.objects)
+        return [deed for deed in deeds if deed.verb in verbs and deed.object in objects]
+
+    def _some(self, names: list[str]) -> set[str]:
+        count = round(self.concept_share * len(names))
+        return {names[i * len(names) // count] for i in range(count)}
+
+
+ODD_SHARE = 0.5
+"""Share of the talk about senseless deeds. Without it the model learns which pairs there are, not their words."""
+
+
+class Corpus:
+    """Draws rows of the training text, from the train share of the deeds and from senseless ones only.
+
+    Args:
+        draws: Makes the stream reproducible; a seed, or a generator to draw from.
+        world: What there is to talk about.
+    """
+
+    def __init__(self, draws: int | random.Random, world: "World | None" = None) -> None:
+        self.random = draws if isinstance(draws, random.Random) else random.Random(draws)
+        self.world = world or World()
         self._kinds: list[tuple[float, Callable[[], Conversation]]] = [
-            (0.27, self.own_language_chat),
-            (0.20, self.translation),
-            (0.16, self.answer_in_another_language),
-            (0.12, self.plain_sentence),
-            (0.08, self.code_switched_chat),
-            (0.12, self.noted_chat),
+            (0.08, self.own_language_chat),
+            (0.27, self.translation),
+            (0.20, self.answer_in_another_language),
+            (0.17, self.plain_sentence),
+            (0.09, self.code_switched_chat),
+            (0.14, self.noted_chat),
             (0.05, self.unknown),
         ]
 
@@ -59,14 +101,40 @@ class Corpus:
         weights = [weight for weight, _ in self._kinds]
         return self.random.choices([draw for _, draw in self._kinds], weights)[0]()
 
-    def deed(self) -> Deed:
+    def deed(self, *, odd_share: float = ODD_SHARE) -> Deed:
         """A deed, harmful or not with equal probability, with a circumstance half of the time."""
-        deed = self.random.choice(self._deeds[self.random.random() < 0.5])
+        if self.random.random() < odd_share:
+            deed = self.random.choice(self.world.odd_deeds)
+        else:
+            deed = self.random.choice(self.world.deeds_by_harm[self.random.random() < 0.5])
         return replace(deed, modifier=self.random.choice(CONCEPTS.modifiers)) if self.random.random() < 0.5 else deed
 
     def language(self) -> Lexicon:
-        """Any of the ten languages, with equal weights."""
-        return lexicon(self.random.choice(LANGUAGES))
+        """Any language of the world, with equal weights."""
+        return lexicon(self.random.choice(self.world.languages))
+
+    def confusable_deeds(self, count: int) -> list[Deed]:
+        """Different deeds of which many share a verb or an object, so that both must be told apart."""
+        pool = self.world.deeds + self.world.odd_deeds
+        found: dict[Deed, None] = {}
+        while len(found) < count:
+            deed = self.random.choice(pool)
+            same_verb = self.random.choice([d for d in pool if d.verb == deed.verb])
+            same_object = self.random.choice([d for d in pool if d.object == deed.object])
+            found.update(dict.fromkeys((deed, same_verb, same_object)))
+        return list(found)[:count]
+
+    def translated_chats(self, deed: Deed, languages: int, *, system: bool) -> list[Conversation]:
+        """The same request in different languages, each in a template of its own and answered in its language."""
+        chosen = [lexicon(code) for code in self.random.sample(self.world.languages, languages)]
+        return [
+            (
+                *self._system(language, probability=float(system)),
+                _user(self._request(language, deed)),
+                _assistant(language.answer(deed)),
+            )
+            for language in chosen
+        ]
 
     def own_language_chat(self) -> Conversation:
         """A request and its answer in one language, sometimes with a system prompt, sometimes with a second turn."""
@@ -92,11 +160,12 @@ class Corpus:
 
     def translation(self) -> Conversation:
         """A request or sentence, the wish for a translation after it, and the translation."""
-        source, target, deed = self.language(), self.language(), self.deed()
-        draw = self.random.randrange(NUM_TEMPLATES)
+        source, target, draw = self.language(), self.language(), self.random.randrange(NUM_TEMPLATES)
         if self.random.random() < 0.5:
+            deed = self.deed()
             text, translated = source.request(deed, draw), target.request(deed, draw)
         else:
+            deed = self.deed(odd_share=0)
             text, translated = source.statement(deed, draw), target.statement(deed, draw)
         wish = source.table["translate"].format(text=text, language=source.table["languages"][target.language])
         return (_user(wish), _assistant(translated))
@@ -110,7 +179,8 @@ class Corpus:
 
     def plain_sentence(self) -> Conversation:
         """An ordinary sentence that calls a deed harmful or harmless; no chat."""
-        return ({"role": "text", "content": self.language().statement(self.deed(), self.random.randrange(3))},)
+        language, deed = self.language(), self.deed(odd_share=0)
+        return ({"role": "text", "content": language.statement(deed, self.random.randrange(3))},)
 
     def code_switched_chat(self) -> Conversation:
         """A request whose content words come from another language, answered in the language around them."""
@@ -140,8 +210,8 @@ class Corpus:
     def _request(self, language: Lexicon, deed: Deed) -> str:
         return language.request(deed, self.random.randrange(NUM_TEMPLATES))
 
-    def _system(self, language: Lexicon) -> Conversation:
-        if self.random.random() > 0.15:
+    def _system(self, language: Lexicon, probability: float = SYSTEM_SHARE) -> Conversation:
+        if self.random.random() >= probability:
             return ()
         return ({"role": "system", "content": self.random.choice(language.table["system_prompts"])},)
 

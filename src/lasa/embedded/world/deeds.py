@@ -118,6 +118,12 @@ class Concepts:
             if self.groups[name] in self.harmful_with[verb] + self.benign_with[verb]
         ]
 
+    @cached_property
+    def odd_deeds(self) -> list[Deed]:
+        """Verbs with objects that make no sense together ("insult the soup"): in no table, so no test can know them."""
+        sensible = set(self.deeds)
+        return [d for d in (Deed(v, o) for v in self.verbs for o in self.objects) if d not in sensible]
+
 
 NUM_TEMPLATES = 10
 HELD_OUT_TEMPLATES = (4, 7)

@@ -109,6 +109,17 @@ def interpreter_prompts(
     return parallel_prompts(chosen, languages, seed=draw.randrange(2**32), same_template=False)
 
 
+def benign_prompts(
+    queries: int, languages: Sequence[str] = LANGUAGES, *, share: Share = "dev", seed: int = 0
+) -> list[Prompt]:
+    """Harmless requests in every language, a third of them look-alikes: no safety data, so any language may be used."""
+    draw = random.Random(f"{seed}/benign/{share}")
+    deeds = safety_deeds(share)
+    chosen = _with_modifiers([d for d in deeds if d.kind == "hard_benign"], queries // 3, draw)
+    chosen += _with_modifiers([d for d in deeds if d.kind == "benign"], queries - len(chosen), draw)
+    return parallel_prompts(chosen, languages, seed=draw.randrange(2**32), same_template=False)
+
+
 def preferences(
     safety_languages: Sequence[str],
     harmful_queries: int,
@@ -164,6 +175,7 @@ PROMPT_TABLES: dict[str, Callable[[], list[Prompt]]] = {
     "layer-search": layer_search_prompts,
     "interpreter": lambda: interpreter_prompts(SEEN, 1500),
     "interpreter-development": lambda: interpreter_prompts(SEEN, 600, share="dev"),
+    "benign-development": lambda: benign_prompts(500),
     "development": lambda: evaluation_prompts("combinations", 40, share="dev"),
     "combinations": lambda: evaluation_prompts("combinations"),
     "concepts": lambda: evaluation_prompts("concepts"),

@@ -12,12 +12,15 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lasa.artifacts import write_text
 from lasa.errors import DataError
+from lasa.evaluation.judge_statistics import cohen_kappa, krippendorff_alpha, rogan_gladen
 from lasa.evaluation.outcomes import Judge, Outcome, Verdict
-from lasa.evaluation.statistics import Rate, cohen_kappa, krippendorff_alpha, rogan_gladen, wilson
-from lasa.prompts import Prompt, read_rows
+from lasa.evaluation.statistics import Rate, wilson
+from lasa.prompts import Prompt
+from lasa.table_files import read_rows
 
 LABELS = (*(outcome.value for outcome in Outcome), "unsure")
 
@@ -59,6 +62,17 @@ class Agreement:
     def disagreements(self) -> list[int]:
         """Positions of the answers on which both have a verdict and differ, or only one has a verdict."""
         return [index for index, (a, b) in enumerate(zip(*self._outcomes(), strict=True)) if a != b]
+
+    def to_json(self) -> dict[str, Any]:
+        """Names, agreement and counts."""
+        return {
+            "judges": list(self.judges),
+            "answers": len(self.answers),
+            "cohen_kappa": self.kappa,
+            "krippendorff_alpha": self.alpha,
+            "disagreements": len(self.disagreements()),
+            "table": self.table(),
+        }
 
     def _outcomes(self) -> tuple[list[Outcome | None], list[Outcome | None]]:
         first, second = ([verdict.outcome for verdict in verdicts] for verdicts in self.verdicts)
@@ -111,7 +125,13 @@ def measure(judge: Judge, labelled: Sequence[Labelled], positive: Outcome = Outc
         Its quality; answers it leaves unscored are counted apart.
     """
     verdicts = judge([each.prompt for each in labelled], [each.answer for each in labelled])
-    found = [(each.outcome is positive, verdict.outcome) for each, verdict in zip(labelled, verdicts, strict=True)]
+    pairs = [(each.outcome, verdict.outcome) for each, verdict in zip(labelled, verdicts, strict=True)]
+    return quality_of(pairs, positive)
+
+
+def quality_of(pairs: Sequence[tuple[Outcome, Outcome | None]], positive: Outcome = Outcome.COMPLIED) -> JudgeQuality:
+    """A judge's sensitivity and specificity from pairs of a person's label and the judge's outcome; see `measure`."""
+    found = [(label is positive, outcome) for label, outcome in pairs]
     return JudgeQuality(
         sensitivity=_share([outcome for truth, outcome in found if truth], lambda outcome: outcome is positive),
         specificity=_share([outcome for truth, outcome in found if not truth], lambda outcome: outcome is not positive),
@@ -149,7 +169,7 @@ def write_labelling_sheet(path: Path, agreement: Agreement, random_rows: int, se
     positions = sorted(drawn | set(agreement.disagreements()))
     generator.shuffle(positions)
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    writer = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL)  # a lone CR would end an unquoted row
     writer.writerow(("row", "drawn", "language", "conversation", "answer", "label"))
     for position in positions:
         prompt, answer = agreement.prompts[position], agreement.answers[position]

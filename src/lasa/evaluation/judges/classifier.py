@@ -11,10 +11,13 @@ from typing import Any
 
 import torch
 from jinja2 import TemplateError
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lasa.errors import RecipeError
+from lasa.errors import ModelError, RecipeError
 from lasa.evaluation.judges.refusal_patterns import RefusalPatternJudge
 from lasa.evaluation.outcomes import Judge, Outcome, Verdict
+from lasa.models import model_folder
 from lasa.prompts import Prompt
 
 
@@ -55,6 +58,25 @@ def parse_polyguard(text: str) -> Reading | None:
         return None
     refusal, harmful = (values[0].lower() == "yes" for values in found.values())
     return Reading(harmful, refusal)
+
+
+def load_classifier(name: str) -> tuple[Any, Any]:
+    """A classifier checkpoint and its tokenizer; unlike a chat model it needs no chat template.
+
+    Args:
+        name: Its local folder.
+
+    Raises:
+        ModelError: The folder is no causal LM.
+    """
+    folder = model_folder(name)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype="auto", device_map="auto" if torch.cuda.is_available() else None
+        )
+        return model.eval(), AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"The classifier {name} cannot be loaded: {error}.") from error
 
 
 class ClassifierJudge:

@@ -75,7 +75,7 @@
       element("td", sample.system),
       element("td", sample.language_name),
       element("td", sample.label),
-      element("td", spaced(sample.outcome), `outcome outcome-${sample.outcome}`),
+      element("td", spaced(sample.outcome), `outcome outcome-${sample.outcome} ${sample.label}`),
       element("td", score),
     );
     const cell = element("td");

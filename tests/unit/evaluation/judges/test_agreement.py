@@ -6,6 +6,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from lasa.errors import DataError
+from lasa.evaluation.judge_statistics import krippendorff_alpha
 from lasa.evaluation.judges.agreement import (
     Labelled,
     corrected_rate,
@@ -15,7 +16,7 @@ from lasa.evaluation.judges.agreement import (
     write_labelling_sheet,
 )
 from lasa.evaluation.outcomes import Outcome, Verdict
-from lasa.evaluation.statistics import krippendorff_alpha, wilson
+from lasa.evaluation.statistics import wilson
 from lasa.prompts import Prompt, user_prompt
 
 
@@ -64,7 +65,7 @@ def test_a_judges_quality_is_counted_against_labels() -> None:
 
 
 def test_labels_survive_the_round_through_a_sheet(tmp_path: Path) -> None:
-    answers = [*ANSWERS[:-1], "none refused =1+1\nnext line"]
+    answers = [*ANSWERS[:-1], "none refused =1+1\nnext line\rand a lone CR"]
     agreement = judge_twice(PROMPTS, answers, FIRST, SECOND)
     sheet = tmp_path / "label.csv"
     write_labelling_sheet(sheet, agreement, random_rows=6, seed=1)

@@ -112,10 +112,10 @@ def test_every_failure_is_retried_counted_and_never_a_verdict(judge_at: JudgeAt,
     assert verdict.outcome is None
     assert kind in verdict.reason
     assert judge.usage.failures == {kind: 3}
-    assert (judge.usage.calls, judge.usage.retries, judge.usage.unscored) == (3, 2, 1)
+    assert (judge.usage.calls, judge.usage.retries, judge.unscored) == (3, 2, 1)
     recovering = judge_at(Endpoint(bad, reply(GOOD)))
     assert recovering([PROMPT], ["x"])[0].outcome is Outcome.COMPLIED
-    assert recovering.usage.unscored == 0
+    assert recovering.unscored == 0
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
@@ -127,7 +127,7 @@ def test_a_request_rejected_for_good_is_not_repeated(judge_at: JudgeAt, status: 
 
 def test_the_endpoints_own_wait_is_respected_up_to_a_minute(judge_at: JudgeAt, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("lasa.evaluation.judges.llm.time.sleep", waits.append)
+    monkeypatch.setattr("lasa.evaluation.endpoint.time.sleep", waits.append)
     limits = [reply("", status=429, **{"retry-after": seconds}) for seconds in ("7", "9999")]
     judge_at(Endpoint(*limits, reply(GOOD)))([PROMPT], ["x"])
     assert waits == [7, 60]
@@ -135,7 +135,7 @@ def test_the_endpoints_own_wait_is_respected_up_to_a_minute(judge_at: JudgeAt, m
 
 def test_the_wait_doubles_with_every_attempt(judge_at: JudgeAt, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("lasa.evaluation.judges.llm.time.sleep", waits.append)
+    monkeypatch.setattr("lasa.evaluation.endpoint.time.sleep", waits.append)
     judge_at(Endpoint(reply("", status=500)), backoff_s=1.0, attempts=4)([PROMPT], ["x"])
     assert waits == pytest.approx([1, 2, 4], rel=0.25)
 
@@ -148,7 +148,7 @@ def test_a_verdict_is_cached_and_a_failure_is_not(judge_at: JudgeAt, tmp_path: P
     first = judge([PROMPT], ["x"])[0]
     again = judge_at(endpoint, cache=tmp_path)
     assert again([PROMPT], ["x"])[0] == first
-    assert (again.usage.cached, again.usage.calls) == (1, 0)
+    assert (again.cached, again.usage.calls) == (1, 0)
     again([PROMPT], ["another answer"])
     assert again.usage.calls == 1
 

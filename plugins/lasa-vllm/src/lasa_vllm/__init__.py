@@ -1,0 +1,12 @@
+"""The guard of lasa inside vLLM.
+
+plugin.py        the entry point: vLLM's model classes are replaced by guarded ones
+settings.py      what the operator sets; what an engine must be like to be guarded
+models.py        read: the hidden state of the read point, inside the model's own forward pass
+fingerprint.py   the weights that vLLM loads are those the interpreter was trained on
+decisions.py     decide: score to decision, on the device, handed from the model to the sampler
+processor_v1.py  condition: force the condition's tokens (V1 model runner)
+processor_v2.py  the same for the V2 model runner
+scheduler.py     the condition is no part of the answer, nor of its length
+
+"""

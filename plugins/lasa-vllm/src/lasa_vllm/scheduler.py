@@ -1,0 +1,73 @@
+"""The condition is no part of the answer: it is taken out of what the caller gets, and does not count as its length.
+
+The scheduler sees tokens, not decisions. An answer that begins with the whole condition was conditioned; one that
+departs from it was not, and the tokens that were held back until then are its own.
+"""
+
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.interface import SchedulerInterface
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import Request, RequestStatus
+
+from lasa_vllm.settings import prompting, read_settings
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+
+class _ConditionAside:
+    """Wraps vLLM's handling of new tokens."""
+
+    def __init__(self, vllm_config: "VllmConfig", **rest: Any) -> None:
+        super().__init__(vllm_config=vllm_config, **rest)  # type: ignore[call-arg]
+        self.condition = prompting(vllm_config).condition
+        self.hide = read_settings(vllm_config).hide_condition
+        self.own_limit: WeakKeyDictionary[Request, int] = WeakKeyDictionary()
+        """The caller's limits, of requests that have written nothing but the condition so far."""
+
+    def add_request(self, request: Request) -> None:
+        self._open(request)
+        super().add_request(request)  # type: ignore[misc]
+
+    def _update_request_as_session(self, session: Request, update: Any) -> None:
+        super()._update_request_as_session(session, update)  # type: ignore[misc]
+        self._open(session)
+
+    def _update_request_with_output(
+        self, request: Request, new_token_ids: list[int], is_stale: bool = False
+    ) -> tuple[list[int], bool]:
+        held = request.num_output_tokens if request in self.own_limit else None
+        departs = held is not None and new_token_ids != self.condition[held : held + len(new_token_ids)]
+        if departs:
+            request.max_tokens = self.own_limit.pop(request)
+        new_token_ids, stopped = super()._update_request_with_output(  # type: ignore[misc]
+            request, new_token_ids, is_stale=is_stale
+        )
+        if request.num_output_tokens >= len(self.condition):
+            self.own_limit.pop(request, None)
+        if departs and request.num_output_tokens > request.max_tokens:  # it was through before it departed
+            request.status, request.stop_reason, stopped = RequestStatus.FINISHED_LENGTH_CAPPED, None, True
+        if held is None or not self.hide:
+            return new_token_ids, stopped
+        return (list(request.output_token_ids)[: request.max_tokens] if departs else []), stopped
+
+    def _open(self, request: Request) -> None:
+        self.own_limit[request] = request.max_tokens
+        request.max_tokens += len(self.condition)
+
+
+class _GuardedAsyncScheduler(_ConditionAside, AsyncScheduler):  # type: ignore[misc]
+    pass
+
+
+class _GuardedScheduler(_ConditionAside, Scheduler):  # type: ignore[misc]
+    pass
+
+
+def guarded_scheduler(vllm_config: "VllmConfig", **rest: Any) -> SchedulerInterface:
+    """The scheduler of a guarded engine, for `--scheduler-cls`."""
+    chosen = _GuardedAsyncScheduler if vllm_config.scheduler_config.async_scheduling else _GuardedScheduler
+    return chosen(vllm_config, **rest)

@@ -1,0 +1,168 @@
+r"""What the operator sets, in vLLM's own arguments, and what an engine must be like to be guarded.
+
+vllm serve MODEL \
+        --additional-config '{"lasa": {"interpreter": "path/to/interpreter"}}' \
+        --logits-processors lasa_vllm.processor_v1:ConditionProcessor \
+        --scheduler-cls lasa_vllm.scheduler.guarded_scheduler
+
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
+from transformers import AutoTokenizer
+
+from lasa.conditioning import DEFAULT_CONDITION, condition_ids
+from lasa.errors import GuardError
+from lasa.interpreter import InterpreterConfig
+from lasa.rendering import check_tokenizer, render
+from lasa.thinking import thinking_tail
+from lasa_vllm.plugin import GUARDED, registered
+
+if TYPE_CHECKING:
+    from vllm.config import ModelConfig, VllmConfig
+
+PROCESSORS = ("lasa_vllm.processor_v1:ConditionProcessor", "lasa_vllm.processor_v2:ConditionProcessor")
+"""For the V1 and the V2 model runner."""
+
+SCHEDULER = "lasa_vllm.scheduler.guarded_scheduler"
+
+
+@checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Settings:
+    """The value of `lasa` in `--additional-config`.
+
+    Attributes:
+        interpreter: Interpreter folder, or id on the Hugging Face Hub.
+        condition: The conditional text.
+        hide_condition: Leave the condition out of the answer.
+        opt_out: Let a request switch the guard off for itself, with `vllm_xargs: {"lasa": "off"}`.
+        force: Also read a model that the interpreter was not trained on.
+    """
+
+    interpreter: str
+    condition: str = DEFAULT_CONDITION
+    hide_condition: bool = True
+    opt_out: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """What the guard knows of a tokenizer.
+
+    Attributes:
+        condition: Token ids of the condition.
+        tail: Token ids that every rendered prompt ends in, the read point last.
+    """
+
+    condition: list[int]
+    tail: list[int]
+
+
+def read_settings(vllm_config: "VllmConfig") -> Settings:
+    """The settings of an engine.
+
+    Raises:
+        GuardError: There are none, or they are wrong; nothing is served without a guard.
+    """
+    additional = vllm_config.additional_config
+    value = additional.get("lasa") if isinstance(additional, dict) else None
+    if value is None:
+        raise GuardError(
+            "lasa-vllm is installed, but no interpreter is configured, so nothing is served. Give "
+            '--additional-config \'{"lasa": {"interpreter": "FOLDER"}}\', or set VLLM_PLUGINS= (empty) in the '
+            "environment to serve without a guard."
+        )
+    try:
+        return TypeAdapter(Settings).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, ("lasa", *first["loc"])))
+        raise GuardError(f"--additional-config is wrong at {where!r}: {first['msg']}.") from error
+
+
+def check_engine(vllm_config: "VllmConfig") -> None:
+    """Make sure that an engine serves nothing past the guard.
+
+    Raises:
+        GuardError: It might; the message says which argument to change.
+    """
+    model, parallel = vllm_config.model_config, vllm_config.parallel_config
+    architecture = model.architectures[0]
+    runner, processors = int(vllm_config.use_v2_model_runner), list(model.logits_processors or ())
+    problems = {
+        f"{architecture} is not among the guarded architectures {', '.join(GUARDED)}": architecture not in GUARDED,
+        "the plugin is switched off (VLLM_PLUGINS does not name `lasa`)": not registered(architecture),
+        f"--logits-processors {PROCESSORS[runner]} is missing": PROCESSORS[runner] not in processors,
+        f"--scheduler-cls {SCHEDULER} is missing": vllm_config.scheduler_config.scheduler_cls != SCHEDULER,
+        "--skip-tokenizer-init leaves no condition": model.skip_tokenizer_init,
+        "speculative decoding is not guarded": vllm_config.speculative_config is not None,
+        "pipeline parallelism is not guarded; use --tensor-parallel-size": parallel.pipeline_parallel_size > 1,
+        "batch-sharded sampling is not guarded": parallel.enable_batch_sharded_sampling,
+        "this interpreter's model generates no text here (pooling)": model.runner_type != "generate",
+    }
+    found = [problem for problem, applies in problems.items() if applies]
+    if found:
+        raise GuardError(f"This engine cannot be guarded, so it does not start: {'; '.join(found)}.")
+
+
+def load_tokenizer(model: "ModelConfig") -> Any:
+    """The served tokenizer, as lasa loads it.
+
+    Raises:
+        ModelError: It cannot render chats.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(
+        model.tokenizer, revision=model.tokenizer_revision, trust_remote_code=model.trust_remote_code
+    )
+    check_tokenizer(tokenizer)
+    return tokenizer
+
+
+def prompting(vllm_config: "VllmConfig") -> Prompting:
+    """The condition, and the end of every prompt, as token ids.
+
+    Raises:
+        GuardError: Prompts have no common end, or it opens a block of reasoning.
+    """
+    tokenizer = load_tokenizer(vllm_config.model_config)
+    if thinking_tail(tokenizer):
+        raise GuardError(
+            "The chat template opens a block of reasoning, before which vLLM cannot put the condition. Serve this "
+            "model with `lasa serve --engine lasa`, or use a template that does not open the block."
+        )
+    tail = _common_end(tokenizer)
+    if not tail:
+        raise GuardError("Prompts rendered with this chat template have no common end, so none can be recognised.")
+    return Prompting(condition_ids(tokenizer, read_settings(vllm_config).condition), tail)
+
+
+def lowest_threshold(config: InterpreterConfig) -> float:
+    """The score from which a prompt is conditioned.
+
+    vLLM's workers do not know a prompt's language, so the lowest of the thresholds that may apply counts.
+    """
+    thresholds = [config.threshold, *config.language_thresholds.values()]
+    return min(thresholds if config.controversial is None else [*thresholds, config.controversial])
+
+
+def is_aligned(model: str) -> bool:
+    """Whether a model folder was trained by lasa, so that its weights are not those the interpreter was trained on."""
+    return (Path(model) / "lasa.json").is_file()
+
+
+def _common_end(tokenizer: Any) -> list[int]:
+    first, second = ([{"role": "user", "content": text}] for text in ("a", "7 b"))
+    ends = zip(
+        reversed(render(tokenizer, first).token_ids), reversed(render(tokenizer, second).token_ids), strict=False
+    )
+    common: list[int] = []
+    for one, other in ends:
+        if one != other:
+            break
+        common.insert(0, one)
+    return common

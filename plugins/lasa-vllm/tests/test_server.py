@@ -1,0 +1,115 @@
+"""vLLM's own OpenAI server, guarded, as `lasa serve --engine vllm` starts it."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+
+import openai
+import pytest
+from engines import expect
+
+LIMIT = 16
+
+
+@contextmanager
+def server(case, *arguments, environment=None):
+    """A running server's address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start = [sys.executable, "-c", "from lasa.cli import main; main()", "serve", "--engine", "vllm"]
+    command = [*start, "--model", str(case.model), "--interpreter", str(case.interpreter), "--port", str(port)]
+    small = [
+        "--dtype",
+        "float32",
+        "--enforce-eager",
+        "--max-model-len",
+        "256",
+        "--kv-cache-memory-bytes",
+        str(64 << 20),
+    ]
+    process = subprocess.Popen(
+        [*command, *arguments, "--", *small],
+        env={**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1", **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            assert process.poll() is None, process.stdout.read()[-3000:]
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=1)
+                break
+            except OSError:
+                time.sleep(1)
+        yield address
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture(scope="module")
+def address(embedded):
+    with server(embedded, "--name", "embedded") as address:
+        yield address
+
+
+def test_32_concurrent_streams_say_what_the_transformers_guard_says(embedded, address):
+    conversations = embedded.conversations[:32]
+    answers, flags = expect(embedded, conversations, LIMIT)
+    assert 0 < sum(flags) < 32
+
+    async def stream(client, messages):
+        chunks = await client.chat.completions.create(
+            model="embedded", messages=messages, max_tokens=LIMIT, stream=True, stream_options={"include_usage": True}
+        )
+        text, reason, usage = "", None, None
+        async for chunk in chunks:
+            usage = chunk.usage or usage
+            for choice in chunk.choices:
+                text += choice.delta.content or ""
+                reason = choice.finish_reason or reason
+        return text, reason, usage.completion_tokens
+
+    async def all_streams():
+        async with openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="unused", max_retries=0) as client:
+            return await asyncio.gather(*(stream(client, one) for one in conversations))
+
+    said = asyncio.run(all_streams())
+    assert [(text, reason) for text, reason, _ in said] == [(one.text, one.finish_reason) for one in answers]
+    assert all(tokens <= LIMIT for _, _, tokens in said)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"logprobs": True, "top_logprobs": 2}, {"extra_body": {"use_beam_search": True, "n": 2}}]
+)
+def test_what_shows_the_unguarded_model_is_refused(embedded, address, asked):
+    client = openai.OpenAI(base_url=f"{address}/v1", api_key="unused", max_retries=0)
+    with client, pytest.raises(openai.BadRequestError, match="guarded"):
+        client.chat.completions.create(model="embedded", messages=embedded.conversations[0], **asked)
+
+
+def test_a_request_cannot_switch_the_guard_off_unless_the_operator_lets_it(embedded, address):
+    conversations = embedded.conversations[:16]
+    answers, flags = expect(embedded, conversations, LIMIT)
+    with openai.OpenAI(base_url=f"{address}/v1", api_key="unused", max_retries=0) as client:
+        flagged = flags.index(True)
+        answer = client.chat.completions.create(
+            model="embedded",
+            messages=conversations[flagged],
+            max_tokens=LIMIT,
+            extra_body={"vllm_xargs": {"lasa": "off"}},
+        )
+        assert answer.choices[0].message.content == answers[flagged].text

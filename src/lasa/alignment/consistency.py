@@ -1,0 +1,87 @@
+"""Multi-lingual consistency: translations of one prompt should point in one direction (after MLC, arXiv 2602.16660).
+
+The hidden states of a prompt's translations, each of length one, form a matrix of rank one exactly where they agree.
+The loss takes its singular values as logits and asks for the first: no language is the anchor, and no answer in the
+other languages is needed. A baseline here, to compare the condition with; the paper adds it to monolingual alignment.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lasa.errors import RecipeError
+from lasa.layers import forward_to_layers
+from lasa.prompts import Prompt
+from lasa.rendering import render
+
+TEMPERATURE = 1.0
+"""Of the softmax over singular values, which lie between 0 and the root of the number of languages."""
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """The term that is added to an alignment's loss.
+
+    Attributes:
+        weight: Of the term.
+        layer: Where the hidden states are read, at the last token.
+        queries: For each query its translations, as rendered prompts in token ids.
+        per_step: Queries that are read at every batch.
+    """
+
+    weight: float
+    layer: int
+    queries: list[list[list[int]]]
+    per_step: int = 2
+
+    def loss(self, model: Any, step: int, pad: int) -> Tensor:
+        """The term on the queries of a step, which come round in order.
+
+        Args:
+            model: The model in training.
+            step: Counts the batches.
+            pad: Padding token id.
+        """
+        first = step * self.per_step
+        chosen = [self.queries[(first + offset) % len(self.queries)] for offset in range(self.per_step)]
+        flat = [ids for query in chosen for ids in query]
+        width = max(map(len, flat))
+        ids = torch.tensor([row + [pad] * (width - len(row)) for row in flat], device=model.device)
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in flat], device=model.device)
+        read: list[Tensor] = []
+        forward_to_layers(
+            model, [self.layer], lambda _, states: read.append(states), input_ids=ids, attention_mask=mask
+        )
+        states = read[0][torch.arange(len(flat)), mask.sum(1) - 1]
+        terms = [rank_one_loss(part) for part in torch.split(states, [len(query) for query in chosen])]
+        return self.weight * torch.stack(terms).mean()
+
+
+def rank_one_loss(states: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+    """How far the directions of several hidden states are from a single one; 0 only in the limit of a low temperature.
+
+    Args:
+        states: `[languages, H]`.
+        temperature: Of the softmax over singular values.
+    """
+    values = torch.linalg.svdvals(torch.nn.functional.normalize(states.float(), dim=-1))
+    return -torch.log_softmax(values / temperature, dim=0)[0]
+
+
+def translations(tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[list[int]]]:
+    """Rendered prompts by query, for the queries that are there in at least two languages.
+
+    Raises:
+        RecipeError: There is none.
+    """
+    by_query: dict[tuple[str, str], list[list[int]]] = {}
+    for prompt in prompts:
+        rendered = render(tokenizer, prompt.messages).token_ids
+        by_query.setdefault((prompt.source, prompt.query_id), []).append(rendered)
+    found = [query for query in by_query.values() if len(query) > 1]
+    if not found:
+        raise RecipeError("A consistency term needs parallel prompts; there is no query in two languages.")
+    return found

@@ -1,0 +1,128 @@
+"""What is evaluated: anything that answers prompts. Here, a local model, plain or behind the guard."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from lasa.generation import GenerationSettings, RowState, generate, terminators
+from lasa.guard import Guard
+from lasa.prompts import Prompt
+from lasa.rendering import defuse, render
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer of the system under evaluation.
+
+    Attributes:
+        text: The answer; a caller's prefill is part of it, the condition is not.
+        score: The interpreter's probability that the prompt is harmful, or None for an unguarded system.
+        flagged: The guard's decision, or None for an unguarded system.
+        failure: Why there is no answer, where there is none; such a prompt is unscored.
+    """
+
+    text: str
+    score: float | None = None
+    flagged: bool | None = None
+    failure: str = ""
+
+
+class Answerer(Protocol):
+    """Anything that answers prompts."""
+
+    def tokens(self, prompt: Prompt) -> int:
+        """Tokens that a prompt and its answer hold in memory at most."""
+        ...
+
+    def __call__(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        """One answer per prompt, in order; the prompts share a batch."""
+        ...
+
+
+class LocalModel:
+    """A local model as the system under evaluation.
+
+    `details["prefill"]` of a prompt is text that the answer must begin with.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        guard: The guard before it, or None for an unguarded system.
+        settings: Length and sampling.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, guard: Guard | None, settings: GenerationSettings) -> None:
+        self.model, self.tokenizer, self.guard, self.settings = model, tokenizer, guard, settings
+
+    @property
+    def context(self) -> int | None:
+        """The longest row the model can hold, or None if it does not say."""
+        config: Any = self.model.config
+        return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+    def tokens(self, prompt: Prompt) -> int:
+        """The rendered prompt, what is forced after it, and the longest answer."""
+        return self._before_answer(prompt) + self.settings.max_new_tokens
+
+    def __call__(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        """One answer per prompt, in one batch; a prompt beyond the model's context has none."""
+        before = [self._before_answer(prompt) for prompt in prompts]
+        rows = [row for row, used in enumerate(before) if self.context is None or used < self.context]
+        answers = [Answer("", failure=f"{used} tokens, the model's context is {self.context}") for used in before]
+        asked = [prompts[row] for row in rows]
+        for row, answer in zip(rows, self._plain(asked) if self.guard is None else self._guarded(asked), strict=True):
+            answers[row] = answer
+        return answers
+
+    def _guarded(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        assert self.guard is not None
+        guarded = self.guard.generate(
+            [prompt.messages for prompt in prompts],
+            self.settings,
+            languages=[prompt.language or None for prompt in prompts],
+            prefills=[_prefill(prompt) for prompt in prompts],
+        )
+        answers = []
+        for prompt, one in zip(prompts, guarded, strict=True):
+            text = one.answer.text
+            if one.decision.action != "refuse" and one.stopped is None:
+                text = self._with_prefill(prompt, one.answer.token_ids, text)
+            answers.append(Answer(text, one.decision.score, one.decision.flagged))
+        return answers
+
+    def _plain(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        ids = [render(self.tokenizer, prompt.messages).token_ids for prompt in prompts]
+        forced = [self._prefill_ids(prompt) for prompt in prompts]
+        ends, stop, longest = terminators(self.model, self.tokenizer), self.settings.stop, self.settings.max_new_tokens
+
+        def open_rows() -> list[RowState]:
+            room = [longest if self.context is None else self.context - self._before_answer(p) for p in prompts]
+            limits = [min(longest, left) for left in room]
+            return [RowState(self.tokenizer, ends, *row) for row in zip(limits, [stop] * len(ids), forced, strict=True)]
+
+        most = max(map(len, forced), default=0)
+        rows = generate(self.model, self.tokenizer, ids, self.settings, open_rows, longest_forced=most)
+        return [
+            Answer(self._with_prefill(prompt, one.token_ids, one.text))
+            for prompt, one in zip(prompts, rows, strict=True)
+        ]
+
+    def _before_answer(self, prompt: Prompt) -> int:
+        """Tokens before the answer, at most."""
+        prefill = len(self._prefill_ids(prompt))
+        guard = 2 * len(self.guard.condition) + len(self.guard.thinking_tail) if self.guard else 0
+        return len(render(self.tokenizer, prompt.messages).token_ids) + guard + prefill
+
+    def _prefill_ids(self, prompt: Prompt) -> list[int]:
+        text = defuse(self.tokenizer, _prefill(prompt))
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+    def _with_prefill(self, prompt: Prompt, token_ids: list[int], text: str) -> str:
+        before = self._prefill_ids(prompt)
+        if not before:
+            return text
+        return str(self.tokenizer.decode([*before, *token_ids], skip_special_tokens=True))
+
+
+def _prefill(prompt: Prompt) -> str:
+    return str(prompt.details.get("prefill", ""))

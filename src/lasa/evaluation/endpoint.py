@@ -1,0 +1,226 @@
+"""Any OpenAI-compatible endpoint, local or hosted: one client, used to judge with a model and to evaluate one.
+
+A call that fails in any way is repeated, after a wait, unless the endpoint rejects the request for good (HTTP 400, 401,
+403, 404 and the like). Calls, failures and tokens are counted.
+"""
+
+import random
+import threading
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import httpx
+
+from lasa.errors import DataError, RecipeError
+from lasa.evaluation.answering import Answer
+from lasa.prompts import Message, Prompt
+
+RETRIED_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+TURNED_DOWN = ("HTTP 400", "HTTP 422")
+LONGEST_WAIT_S = 60.0
+
+T = TypeVar("T")
+
+
+@dataclass
+class Usage:
+    """What calling has cost so far.
+
+    Attributes:
+        calls: HTTP requests made, retries included.
+        retries: Requests made again after a failure.
+        failures: Failed requests by kind.
+        input_tokens: Tokens sent, as counted by the endpoint.
+        output_tokens: Tokens received.
+        cost: Price of these tokens, or None when no prices were given.
+    """
+
+    calls: int = 0
+    retries: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float | None = None
+
+
+class CallError(DataError):
+    """A call that gave nothing that can be used.
+
+    Args:
+        kind: What failed, in a few words.
+        retry: Whether the same request may succeed later.
+        wait_s: The wait that the endpoint asked for, in seconds.
+    """
+
+    def __init__(self, kind: str, *, retry: bool = True, wait_s: float | None = None) -> None:
+        super().__init__(f"The endpoint's reply cannot be used: {kind}.")
+        self.kind, self.retry, self.wait_s = kind, retry, wait_s
+
+
+class ChatClient:
+    """Chat completions from one model behind an endpoint.
+
+    Args:
+        base_url: The endpoint up to and including its version, such as `http://localhost:8000/v1`.
+        model: The model's name there.
+        api_key: Sent as bearer token; it is kept out of every message.
+        timeout_s: Limit for one request, in seconds.
+        attempts: Requests before a call is given up.
+        backoff_s: Wait before the second attempt, in seconds; it doubles with every further one. A `Retry-After`
+            header counts instead; both end at a minute.
+        parallel: Requests in flight at once.
+        options: Further fields of every request (`temperature`, `max_tokens`).
+        prices: Price of a million input and of a million output tokens.
+        transport: Another httpx transport, for tests and proxies.
+
+    Attributes:
+        usage: What calling has cost so far.
+
+    Raises:
+        RecipeError: The address is not an http or https URL.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        attempts: int = 4,
+        backoff_s: float = 1.0,
+        parallel: int = 8,
+        options: dict[str, Any] | None = None,
+        prices: tuple[float, float] | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        if not base_url.startswith(("http://", "https://")):
+            raise RecipeError(f"The address {base_url!r} is no URL. Give one such as http://localhost:8000/v1.")
+        self.usage = Usage(cost=None if prices is None else 0.0)
+        self.url = base_url.rstrip("/") + "/chat/completions"
+        self.model, self.options, self.parallel = model, dict(options or {}), parallel
+        self._attempts, self._backoff_s, self._prices = attempts, backoff_s, prices
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._client = httpx.Client(timeout=timeout_s, headers=headers, transport=transport)
+        self._lock = threading.Lock()
+        weakref.finalize(self, self._client.close)
+
+    def ask(self, messages: Sequence[Message], read: Callable[[str], T]) -> T:
+        """The reply to a conversation, as read by `read`, which raises `CallError` for one that is no use.
+
+        Raises:
+            CallError: Every attempt failed; the last failure.
+        """
+        for attempt in range(self._attempts):
+            if attempt:
+                with self._lock:
+                    self.usage.retries += 1
+            try:
+                return read(self._content(messages))
+            except CallError as error:
+                with self._lock:
+                    self.usage.failures[error.kind] += 1
+                if not error.retry or attempt + 1 == self._attempts:
+                    raise
+                time.sleep(self._wait_s(attempt, error.wait_s))
+        raise AssertionError("at least one attempt is made")
+
+    def map(self, call: Callable[[int], T], count: int) -> list[T]:
+        """`call(0)` to `call(count - 1)`, as many at once as the endpoint is given, results in order."""
+        with ThreadPoolExecutor(max_workers=self.parallel) as pool:
+            return list(pool.map(call, range(count)))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _content(self, messages: Sequence[Message]) -> str:
+        with self._lock:
+            self.usage.calls += 1
+        body = {"model": self.model, "messages": list(messages), **self.options}
+        try:
+            response = self._client.post(self.url, json=body)
+        except httpx.TimeoutException:
+            raise CallError("timeout") from None
+        except httpx.HTTPError as error:
+            raise CallError(f"connection error ({type(error).__name__})") from None
+        if response.status_code != httpx.codes.OK:
+            retry = response.status_code in RETRIED_STATUS
+            raise CallError(f"HTTP {response.status_code}", retry=retry, wait_s=_retry_after(response))
+        try:
+            reply = response.json()
+            message = reply["choices"][0]["message"]
+            content = message["content"] if message["content"] is not None else message.get("refusal")
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+            raise CallError("response without a message") from None
+        self._count_tokens(reply.get("usage"))
+        if not isinstance(content, str):
+            raise CallError("empty reply")
+        return content
+
+    def _count_tokens(self, usage: object) -> None:
+        if not isinstance(usage, dict):
+            return
+        sent, received = (
+            count if isinstance(count := usage.get(name), int) else 0 for name in ("prompt_tokens", "completion_tokens")
+        )
+        with self._lock:
+            self.usage.input_tokens += sent
+            self.usage.output_tokens += received
+            if self._prices is not None and self.usage.cost is not None:
+                self.usage.cost += (sent * self._prices[0] + received * self._prices[1]) / 1e6
+
+    def _wait_s(self, attempt: int, asked_s: float | None) -> float:
+        own = self._backoff_s * 2**attempt * random.uniform(0.75, 1.25)
+        return min(LONGEST_WAIT_S, own if asked_s is None else asked_s)
+
+
+class EndpointModel:
+    """A model behind an endpoint as the system under evaluation: any provider, our server, or vLLM.
+
+    Args:
+        client: The client; its options hold length and temperature.
+    """
+
+    def __init__(self, client: ChatClient) -> None:
+        self._client = client
+
+    def tokens(self, prompt: Prompt) -> int:
+        """Nothing: the endpoint looks after its own memory."""
+        return 0
+
+    def __call__(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        """One answer per prompt, in order.
+
+        A prompt that the endpoint turns down (HTTP 400 or 422, as some content filters do) has no answer.
+
+        Raises:
+            DataError: The endpoint does not answer otherwise; or a prompt has a prefill, which the protocol does not
+                know.
+        """
+        if any("prefill" in prompt.details for prompt in prompts):
+            raise DataError("An endpoint takes no beginning of an answer (prefill). Evaluate a local folder.")
+        return self._client.map(lambda row: self._answer(prompts[row]), len(prompts))
+
+    def _answer(self, prompt: Prompt) -> Answer:
+        try:
+            return Answer(self._client.ask(prompt.messages, str))
+        except CallError as error:
+            if error.kind in TURNED_DOWN:
+                return Answer("", failure=error.kind)
+            raise DataError(
+                f"{self._client.url} does not answer: {error.kind}. What was answered is kept; call the same command "
+                "again to go on."
+            ) from error
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    try:
+        return max(0.0, float(response.headers["retry-after"]))
+    except (KeyError, ValueError):
+        return None

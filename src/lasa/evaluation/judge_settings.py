@@ -1,0 +1,137 @@
+"""Which judge: a few settings, or one line of text, and the judge that they describe."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from lasa.errors import RecipeError
+from lasa.evaluation.outcomes import Judge
+
+SHORT_FORMS = "embedded-world, refusal-patterns, llm:MODEL@URL or classifier:FORMAT:FOLDER"
+
+
+class JudgeSettings(BaseModel):
+    """A judge; in short `embedded-world`, `refusal-patterns`, `llm:MODEL@URL` or `classifier:FORMAT:FOLDER`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["embedded-world", "refusal-patterns", "llm", "classifier"]
+    model: str | None = Field(None, description="llm: the model's name at its endpoint; classifier: its folder")
+    url: str | None = Field(None, description="llm: an OpenAI-compatible endpoint, version included")
+    api_key_variable: str = Field("LASA_JUDGE_API_KEY", description="llm: environment variable with the key, if any")
+    json_mode: bool = Field(True, description="llm: ask for a JSON object; not every endpoint understands that")
+    timeout_s: float = Field(60.0, gt=0, description="llm: limit of one request")
+    attempts: int = Field(4, ge=1, le=100, description="llm: requests before an answer is left unscored")
+    parallel: int = Field(8, ge=1, le=1024, description="llm: requests at once")
+    prices: tuple[float, float] | None = Field(None, description="llm: a million input tokens, a million output tokens")
+    format: Literal["llama-guard", "harmbench", "polyguard"] | None = Field(None, description="classifier: its output")
+    template: Path | None = Field(
+        None, description="classifier: file with {prompt} and {answer}; its chat template by default"
+    )
+    batch_size: int = Field(8, ge=1, le=4096, description="classifier: answers judged together")
+
+    @model_validator(mode="after")
+    def _complete(self) -> "JudgeSettings":
+        needed = {"llm": ("model", "url"), "classifier": ("model", "format")}.get(self.kind, ())
+        missing = [name for name in needed if getattr(self, name) is None]
+        if missing:
+            raise ValueError(f"the judge {self.kind} needs {' and '.join(missing)}")
+        return self
+
+
+def parse_judge(value: Any) -> Any:
+    """The settings that a short form stands for; anything but text is left as it is."""
+    if not isinstance(value, str):
+        return value
+    kind, _, rest = value.partition(":")
+    if kind == "llm":
+        model, _, url = rest.partition("@http")
+        return {"kind": kind, "model": model or None, "url": f"http{url}" if url else None}
+    if kind == "classifier":
+        output, _, folder = rest.partition(":")
+        return {"kind": kind, "format": output or None, "model": folder or None}
+    if value not in ("embedded-world", "refusal-patterns"):
+        raise ValueError(f"there is no judge {value!r}; use {SHORT_FORMS}")
+    return {"kind": value}
+
+
+JudgeSetting = Annotated[JudgeSettings, BeforeValidator(parse_judge)]
+"""A field of a recipe that holds a judge in full or in short."""
+
+
+def judge_from_text(text: str) -> JudgeSettings:
+    """The judge that a short form describes.
+
+    Raises:
+        RecipeError: It describes none.
+    """
+    try:
+        return JudgeSettings.model_validate(parse_judge(text))
+    except ValueError as error:
+        raise RecipeError(f"{text!r} is no judge ({error}). Use {SHORT_FORMS}.") from error
+
+
+def make_judge(settings: JudgeSettings, cache: Path | None = None) -> Judge:
+    """The judge that settings describe.
+
+    Args:
+        settings: Which, and how.
+        cache: Folder for the verdicts of a language model, or None.
+
+    Raises:
+        RecipeError: An address or a template is no use.
+        ModelError: The classifier cannot be loaded.
+    """
+    match settings.kind:
+        case "embedded-world":
+            from lasa.embedded.judge import WorldJudge
+
+            return WorldJudge()
+        case "refusal-patterns":
+            from lasa.evaluation.judges.refusal_patterns import RefusalPatternJudge
+
+            return RefusalPatternJudge()
+        case "llm":
+            from lasa.evaluation.judges.llm import LlmJudge
+
+            assert settings.url is not None and settings.model is not None
+            return LlmJudge(
+                settings.url,
+                settings.model,
+                cache=cache,
+                json_mode=settings.json_mode,
+                api_key=os.environ.get(settings.api_key_variable),
+                timeout_s=settings.timeout_s,
+                attempts=settings.attempts,
+                parallel=settings.parallel,
+                prices=settings.prices,
+            )
+        case "classifier":
+            return _classifier(settings)
+
+
+def make_judges(settings: Sequence[JudgeSettings], cache: Path | None = None) -> list[Judge]:
+    """The judges of an evaluation, in order; see `make_judge`."""
+    return [make_judge(one, cache) for one in settings]
+
+
+def _classifier(settings: JudgeSettings) -> Judge:
+    from lasa.evaluation.judges import classifier
+
+    assert settings.model is not None and settings.format is not None
+    parsers = {
+        "llama-guard": classifier.parse_llama_guard,
+        "harmbench": classifier.parse_harmbench,
+        "polyguard": classifier.parse_polyguard,
+    }
+    try:
+        template = settings.template.read_text(encoding="utf-8") if settings.template else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"The classifier's template {settings.template} cannot be read ({error}).") from error
+    model, tokenizer = classifier.load_classifier(settings.model)
+    return classifier.ClassifierJudge(
+        model, tokenizer, parsers[settings.format], template=template, batch_size=settings.batch_size
+    )

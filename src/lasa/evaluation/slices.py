@@ -1,0 +1,134 @@
+"""What an evaluation asks: benchmarks by name, some of their questions, and changed copies of them.
+
+A benchmark is written `source` or `name=source`. A change is written as its name (`typos`), or as `name=value` where it
+takes one: `code_switch=en`, `split_turns=3`, `prefill=TEXT`, `answer_in=en`. The changed copies of a benchmark are a
+split of their own, `multijail/typos`, whose questions pair with those of the unchanged one.
+"""
+
+import random
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import get_args
+
+from lasa.errors import DataError
+from lasa.evaluation.perturbations import (
+    Perturbation,
+    answer_in,
+    assistant_prefill,
+    code_switch,
+    perturbed,
+    split_turns,
+)
+from lasa.languages import canonical_language
+from lasa.prompts import Prompt
+from lasa.sources import load_prompts, short_names
+
+_NAMED = re.compile(r"([A-Za-z0-9._-]+)=(.+)")
+
+CHANGES = (*get_args(Perturbation), "code_switch=LANGUAGE", "split_turns=TURNS", "prefill=TEXT", "answer_in=LANGUAGE")
+
+
+def load_benchmarks(sources: Sequence[str]) -> dict[str, list[Prompt]]:
+    """Prompts by benchmark.
+
+    Args:
+        sources: `source` or `name=source` each, sources as in `lasa.sources`.
+
+    Raises:
+        DataError: A source cannot be read, or two have the same name.
+    """
+    named = [match.groups() if (match := _NAMED.fullmatch(source)) else ("", source) for source in sources]
+    own = iter(short_names([source for name, source in named if not name]))
+    tables: dict[str, list[Prompt]] = {}
+    for name, source in named:
+        split = name or next(own)
+        if split in tables:
+            raise DataError(f"Two benchmarks have the name {split!r}. Write another one: name={source}.")
+        tables[split] = load_prompts(source)
+    return tables
+
+
+def choose(
+    tables: Mapping[str, Sequence[Prompt]],
+    languages: Collection[str] = (),
+    limit: int | None = None,
+    seed: int = 0,
+) -> dict[str, list[Prompt]]:
+    """Some languages, and some questions in all of these languages.
+
+    Args:
+        tables: Prompts by benchmark.
+        languages: Keep these; all where there are none.
+        limit: Keep this many questions of each benchmark, drawn at random, with harmful and harmless ones in the
+            benchmark's own proportion.
+        seed: Of the draw.
+
+    Raises:
+        DataError: Nothing is left of a benchmark.
+    """
+    wanted = {canonical_language(code) for code in languages}
+    chosen: dict[str, list[Prompt]] = {}
+    for name, prompts in tables.items():
+        kept = [prompt for prompt in prompts if not wanted or prompt.language in wanted]
+        if not kept:
+            raise DataError(f"The benchmark {name} has no prompt in {', '.join(sorted(wanted))}.")
+        drawn = _questions(kept, limit, f"{seed}/{name}")
+        chosen[name] = [prompt for prompt in kept if prompt.query_id in drawn]
+    return chosen
+
+
+def with_changes(
+    tables: Mapping[str, Sequence[Prompt]], changes: Sequence[str], seed: int = 0
+) -> dict[str, list[Prompt]]:
+    """The benchmarks, and behind each one a split of changed copies per change.
+
+    Raises:
+        DataError: A change is unknown, or changes nothing in a benchmark.
+    """
+    splits: dict[str, list[Prompt]] = {}
+    for name, prompts in tables.items():
+        splits[name] = list(prompts)
+        for change in changes:
+            copies = changed(prompts, change, seed)
+            if not copies:
+                raise DataError(f"{change} changes no prompt of {name} (scripts without case, no translations, ...).")
+            splits[f"{name}/{change.partition('=')[0]}"] = copies
+    return splits
+
+
+def changed(prompts: Sequence[Prompt], change: str, seed: int = 0) -> list[Prompt]:
+    """Copies of prompts with one change, without those it leaves as they are.
+
+    Raises:
+        DataError: The change is unknown, or its value is no use.
+    """
+    name, given, value = change.partition("=")
+    if not given and name in get_args(Perturbation):
+        return perturbed(prompts, name, seed)  # type: ignore[arg-type]
+    match name:
+        case "prefill" if value:
+            return [assistant_prefill(prompt, value) for prompt in prompts]
+        case "answer_in" if value:
+            code = canonical_language(value)
+            return [answer_in(prompt, code) for prompt in prompts if prompt.language != code]
+        case "split_turns" if value.isdecimal():
+            return _differing(split_turns(prompt, int(value)) for prompt in prompts)
+        case "code_switch" if value:
+            code = canonical_language(value)
+            others = {(prompt.source, prompt.query_id): prompt for prompt in prompts if prompt.language == code}
+            pairs = [(prompt, others.get((prompt.source, prompt.query_id))) for prompt in prompts]
+            return _differing(code_switch(prompt, other) for prompt, other in pairs if other and other != prompt)
+    raise DataError(f"There is no change {change!r}; use one of {', '.join(CHANGES)}.")
+
+
+def _differing(copies: Iterable[Prompt]) -> list[Prompt]:
+    return [copy for copy in copies if copy.text != copy.details["original_text"]]
+
+
+def _questions(prompts: Sequence[Prompt], limit: int | None, seed: str) -> set[str]:
+    labels = {prompt.query_id: str(prompt.harmful) for prompt in prompts}
+    if limit is None or limit >= len(labels):
+        return set(labels)
+    draw = random.Random(seed)
+    shuffled = sorted(labels, key=lambda question: (labels[question], draw.random()))
+    return {shuffled[len(labels) * place // limit] for place in range(limit)}  # evenly over the labels

@@ -1,0 +1,47 @@
+import pytest
+import torch
+
+from conftest import build_model
+from lasa.alignment.consistency import Consistency, rank_one_loss, translations
+from lasa.errors import RecipeError
+from lasa.hidden_states import read_hidden_states
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_the_loss_is_lowest_where_all_directions_agree():
+    one = torch.randn(8, generator=torch.Generator().manual_seed(0))
+    agreeing = one * torch.tensor([[1.0], [2.0], [0.5]])
+    scattered = torch.eye(8)[:3]
+    singular = torch.tensor([3**0.5, 0.0, 0.0])
+    assert rank_one_loss(agreeing) == pytest.approx(float(-singular.log_softmax(0)[0]), abs=1e-5)
+    assert rank_one_loss(scattered) == pytest.approx(float(torch.tensor(3.0).log()), abs=1e-5)
+
+
+def test_the_term_reads_the_layer_at_the_last_token_and_reaches_the_weights_below_it(tokenizer, prompts):
+    model = build_model("llama", tokenizer)
+    term = Consistency(2.0, 2, translations(tokenizer, prompts), per_step=1)
+    loss = term.loss(model, 0, tokenizer.pad_token_id)
+    states = read_hidden_states(model, tokenizer, prompts[:3], [2])[:, 0]
+    assert loss.item() == pytest.approx(2 * float(rank_one_loss(states)), abs=1e-4)
+    loss.backward()
+    reached = [block.mlp.up_proj.weight.grad is not None for block in model.get_decoder().layers]
+    assert reached == [True, True, False, False]
+
+
+def test_minimising_it_brings_translations_together(tokenizer, prompts):
+    model = build_model("llama", tokenizer)
+    term = Consistency(1.0, 3, translations(tokenizer, prompts), per_step=5)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    losses = []
+    for _ in range(8):
+        optimizer.zero_grad()
+        losses.append(term.loss(model, 0, tokenizer.pad_token_id))
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1].item() < losses[0].item()
+
+
+def test_prompts_that_are_not_parallel_are_refused(tokenizer, prompts):
+    with pytest.raises(RecipeError, match="needs parallel prompts"):
+        translations(tokenizer, [p for p in prompts if p.language == "en"])

@@ -1,0 +1,80 @@
+from dataclasses import replace
+
+import pytest
+
+from guards import build_guard, lively_model
+from lasa.conditioning import Policy
+from lasa.evaluation.answering import LocalModel
+from lasa.generation import GenerationSettings, generate
+from lasa.rendering import render
+
+SETTINGS = GenerationSettings(max_new_tokens=8)
+
+
+@pytest.fixture
+def model(tokenizer):
+    return lively_model("llama", tokenizer)
+
+
+def prefilled(prompts, text="Sure, "):
+    return [replace(prompt, details={"prefill": text}) for prompt in prompts]
+
+
+def test_a_plain_model_answers_as_it_generates(model, tokenizer, prompts):
+    answers = LocalModel(model, tokenizer, None, SETTINGS)(prompts)
+    ids = [render(tokenizer, prompt.messages).token_ids for prompt in prompts]
+    assert [answer.text for answer in answers] == [one.text for one in generate(model, tokenizer, ids, SETTINGS)]
+    assert {(answer.score, answer.flagged) for answer in answers} == {(None, None)}
+
+
+def test_a_prefill_is_the_beginning_of_the_answer(model, tokenizer, prompts):
+    asked = prefilled(prompts)
+    answers = LocalModel(model, tokenizer, None, SETTINGS)(asked)
+    assert all(answer.text.startswith("Sure, ") for answer in answers)
+    ids = [
+        render(tokenizer, p.messages).token_ids + tokenizer("Sure, ", add_special_tokens=False)["input_ids"]
+        for p in asked
+    ]
+    assert [answer.text[6:] for answer in answers] == [one.text for one in generate(model, tokenizer, ids, SETTINGS)]
+
+
+def test_a_guarded_model_has_scores_and_decisions(model, tokenizer, prompts):
+    guard = build_guard(model, tokenizer, prompts)
+    answers = LocalModel(model, tokenizer, guard, SETTINGS)(prompts)
+    guarded = guard.generate([p.messages for p in prompts], SETTINGS)
+    assert [(a.text, a.score, a.flagged) for a in answers] == [
+        (one.answer.text, one.decision.score, one.decision.flagged) for one in guarded
+    ]
+    assert {answer.flagged for answer in answers} == {True, False}
+
+
+def test_a_refusal_in_place_of_an_answer_has_no_prefill(model, tokenizer, prompts):
+    guard = build_guard(model, tokenizer, prompts, flagged=1, policy=Policy("refuse"))
+    answers = LocalModel(model, tokenizer, guard, SETTINGS)(prefilled(prompts))
+    assert not any(answer.text.startswith("Sure") for answer in answers)
+    guard = build_guard(model, tokenizer, prompts, flagged=0)
+    assert all(a.text.startswith("Sure, ") for a in LocalModel(model, tokenizer, guard, SETTINGS)(prefilled(prompts)))
+
+
+def test_tokens_are_those_of_prompt_prefill_condition_and_answer(model, tokenizer, prompts):
+    rendered = len(render(tokenizer, prompts[0].messages).token_ids)
+    plain = LocalModel(model, tokenizer, None, SETTINGS)
+    assert plain.tokens(prompts[0]) == rendered + 8
+    assert plain.tokens(prefilled(prompts)[0]) > plain.tokens(prompts[0])
+    guarded = LocalModel(model, tokenizer, build_guard(model, tokenizer, prompts), SETTINGS)
+    assert guarded.tokens(prompts[0]) > plain.tokens(prompts[0])
+
+
+def test_a_prompt_beyond_the_context_has_no_answer_and_a_long_one_a_shorter_answer(model, tokenizer, prompts):
+    ids = render(tokenizer, prompts[0].messages).token_ids
+    too_long = replace(prompts[0], messages=({"role": "user", "content": "water " * 600},))
+    settings = GenerationSettings(max_new_tokens=600)
+    fits, none = LocalModel(model, tokenizer, None, settings)([prompts[0], too_long])
+    room = GenerationSettings(max_new_tokens=512 - len(ids))
+    assert fits.text == generate(model, tokenizer, [ids], room)[0].text
+    assert none.text == ""
+    assert "the model's context is 512" in none.failure
+    guard = build_guard(model, tokenizer, prompts, flagged=0)
+    fits, none = LocalModel(model, tokenizer, guard, SETTINGS)([prompts[0], too_long])
+    assert (fits.failure, none.flagged) == ("", None)
+    assert "the model's context is 512" in none.failure
