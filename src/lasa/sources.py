@@ -1,7 +1,9 @@
 """Where tables come from: a file, a dataset, a known public corpus in its original format, or the embedded world.
 
 A source is written `path`, `hf:owner/name` (a Hugging Face dataset), `corpus:path` (see `lasa.corpora`) or
-`embedded:name`. The columns of a file or dataset are declared behind a question mark where they have other names:
+`embedded:name`. A corpus with splits is read whole, or as `corpus:path?split=test`.
+
+The columns of a file or dataset are declared behind a question mark where they have other names:
 `questions.csv?prompt=text&language=lang`, `hf:owner/name?split=test&prompt=text&in_language=en`. What can be declared:
 the names in `lasa.prompts.Columns`, `label` (of every row without one), `in_language` (of every row without one), and
 a dataset's `split`, `config` and `revision`.
@@ -37,7 +39,7 @@ def load_prompts(source: str) -> list[Prompt]:
 
         return _named(PROMPT_TABLES, rest)()
     if rest and kind in LOADERS:
-        return load_corpus(kind, Path(rest))
+        return _of_corpus(kind, rest)
     if rest and kind == "hf":
         dataset, declared = _declarations(rest, HUB_NAMES)
         return load_from_hub(dataset, **declared)
@@ -88,6 +90,16 @@ def _declarations(source: str, also: Sequence[str] = ()) -> tuple[str, dict[str,
         if declared["harmful"] is None:
             raise DataError(f"{source}: the label of every row is harmful or benign, not {given['label']!r}.")
     return place, declared
+
+
+def _of_corpus(name: str, rest: str) -> list[Prompt]:
+    place, _, split = rest.partition("?split=")
+    prompts = load_corpus(name, Path(place))
+    kept = [prompt for prompt in prompts if not split or prompt.details.get("split") == split]
+    if not kept:
+        known = ", ".join(sorted({str(prompt.details["split"]) for prompt in prompts if "split" in prompt.details}))
+        raise DataError(f"{name}:{rest}: there is no split {split!r}; there is {known or 'none'}.")
+    return kept
 
 
 def _named(tables: dict[str, T], name: str) -> T:

@@ -48,7 +48,7 @@ def evaluate(folders, monkeypatch):
     def run(*arguments, judge="embedded-world", output="out"):
         chosen = [] if "--endpoint" in arguments else ["--model", str(folders / "model")]
         command = ["evaluate", *chosen, "--benchmark", str(folders / "asked.jsonl"), "--judge", judge, *arguments]
-        command += ["--max-new-tokens", "6", "-o", str(folders / output)]
+        command[1:1] = ["--max-new-tokens", "6", "-o", str(folders / output)]
         result = CliRunner().invoke(app, command)
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
@@ -167,6 +167,37 @@ def test_a_model_behind_an_endpoint_gives_the_figures_of_the_local_one(evaluate,
         evaluate("--endpoint", f"{served.url}/v1", "--model", "tiny")
     samples = read_samples(folders / "out" / "samples" / "tiny.jsonl")
     assert [sample.text for sample in samples] == [one.answer.text for one in expected]
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_model_in_vllm_is_served_for_the_evaluation_guarded_where_it_has_an_interpreter(
+    evaluate, folders, monkeypatch, guarded
+):
+    served = []
+
+    @contextmanager
+    def running_vllm(*started, **settings):
+        served.append((started, settings))
+        with language_model(lambda body: f"{body['model']} {body['max_tokens']}") as url:
+            yield url, "key"
+
+    monkeypatch.setattr("lasa.evaluation.vllm.running_vllm", running_vllm)
+    chosen = ["--interpreter", str(folders / "interpreter")] if guarded else []
+    evaluate(*chosen, "--engine", "vllm", "--batch-size", "2", "--dtype", "bfloat16", "--", "--seed", "1")
+    [((model, dtype, parts), settings)] = served
+    assert (model, dtype) == (str(folders / "model"), "bfloat16")
+    assert (parts and parts.interpreter) == (folders / "interpreter" if guarded else None)
+    assert (settings["extra"], settings["max_rows"]) == (["--seed", "1"], 2)
+    name = "model-guarded" if guarded else "model"
+    samples = read_samples(folders / "out" / "samples" / f"{name}.jsonl")
+    assert [sample.text for sample in samples] == [f"{name} 6"] * len(PROMPTS)
+
+
+def test_an_argument_for_vllm_without_vllm_and_an_endpoint_with_it_are_refused(evaluate):
+    with pytest.raises(RecipeError, match="--engine vllm"):
+        evaluate("--", "--seed", "1")
+    with pytest.raises(RecipeError, match="--endpoint"):
+        evaluate("--engine", "vllm", "--endpoint", "http://127.0.0.1:9/v1")
 
 
 def test_an_endpoint_that_is_down_loses_nothing(evaluate, folders, monkeypatch):

@@ -157,6 +157,18 @@ def test_a_prefill_begins_the_answer(tmp_path, model_folder):
     assert log.samples[0].scores["judged"].answer.count("Sure, ") == 1
 
 
+def test_a_prompt_beyond_the_context_is_unscored_as_in_lasa_evaluate(tmp_path, model_folder):
+    from lasa.inspect import table
+
+    asked = [user_prompt("a+b", "en", text, harmful=True, source="embedded") for text in ("run", "run " * 5000)]
+    write_prompts(tmp_path / "asked.jsonl", asked)
+    task = table(str(tmp_path / "asked.jsonl"), judge="embedded-world", max_new_tokens=3)
+    log = run_inspect(task, f"lasa/{model_folder}", tmp_path)
+    (score,) = log.results.scores
+    assert (score.scored_samples, score.unscored_samples) == (1, 1)
+    assert "the model's context is" in log.samples[1].scores["judged"].explanation
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_all_of_multijail_gives_the_same_figures_both_ways(tmp_path, shared):

@@ -1,7 +1,7 @@
 """`lasa evaluate`: one system on benchmarks, with judges of your choice."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from lasa.evaluation.judge_settings import JudgeSettings
     from lasa.recipe import Recipe
 
+Engine = Literal["lasa", "vllm"]
+
 
 def evaluate(
     output: Path = typer.Option(
@@ -21,7 +23,9 @@ def evaluate(
         [], help="[NAME=]SOURCE: a file, `corpus:path`, `embedded:name` or `hf:owner/name`; repeatable."
     ),
     judge: list[str] = typer.Option(
-        [], help="embedded-world, refusal-patterns, llm:MODEL@URL or classifier:FORMAT:FOLDER; once or twice."
+        [],
+        help="embedded-world, refusal-patterns, llm:MODEL@URL or classifier:FORMAT:FOLDER[?template=FILE]; "
+        "once or twice.",
     ),
     model: str = typer.Option("embedded", help="Local Hugging Face model folder, or `embedded`."),
     interpreter: Path | None = typer.Option(None, help="Interpreter folder: guard --model with it."),
@@ -45,28 +49,39 @@ def evaluate(
     seed: int = typer.Option(0, min=0, help="Of --limit and --perturb."),
     dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
     as_json: bool = typer.Option(False, "--json", help="Print metrics.json instead of tables."),
+    engine: Engine = typer.Option("lasa", help="lasa: in this process; vllm: a vLLM that is started for it."),
+    vllm_arguments: list[str] = typer.Argument(None, help="After --: further arguments of `vllm serve`."),
 ) -> None:
     """Ask benchmarks, judge the answers, and say what share was complied with, refused or misunderstood.
 
     Several processes: accelerate launch --num_processes N $(which lasa) evaluate ...
     """
     import json
-    from contextlib import nullcontext
+    from contextlib import ExitStack, nullcontext
 
     from rich.console import Console
 
+    from lasa.errors import RecipeError
     from lasa.evaluation.judge_settings import make_judges
     from lasa.evaluation.panel import Panel
     from lasa.evaluation.results import ResultsFolder
     from lasa.evaluation.run import generate_samples, launched_processes
     from lasa.evaluation.slices import choose, load_benchmarks, with_changes
+    from lasa.evaluation.vllm import vllm_system
     from lasa.generation import GenerationSettings
     from lasa.languages import canonical_language
     from lasa.progress import show_progress
     from lasa.quiet import quiet_libraries
     from lasa.run_folder import open_run
 
+    if vllm_arguments and engine != "vllm":
+        raise RecipeError(f"{vllm_arguments[0]!r} is an argument for vLLM. Give --engine vllm with it.")
     processes = launched_processes()
+    if engine == "vllm" and (endpoint or processes.count > 1):
+        raise RecipeError(
+            "--engine vllm starts a vLLM of its own, in one process: leave out --endpoint and `accelerate launch`, and "
+            "give --tensor-parallel-size after -- for several GPUs."
+        )
     if processes.index == 0:
         show_progress()
     quiet_libraries()
@@ -79,14 +94,29 @@ def evaluate(
     panel.check([(split, prompt) for split, prompts in splits.items() for prompt in prompts])
     generation = GenerationSettings(max_new_tokens=max_new_tokens)
     answerer: Answerer
-    if endpoint:
-        answerer, facts = _endpoint(endpoint, model, api_key, generation)
-        called = name or model.replace("/", "-")
-    else:
-        answerer, facts = _local(model, interpreter, run, system, dtype, processes.device, generation)
-        called = name or facts["system"]
     folder = ResultsFolder(output)
-    with folder.locked() if processes.index == 0 else nullcontext():
+    with ExitStack() as opened:
+        opened.enter_context(folder.locked() if processes.index == 0 else nullcontext())
+        if endpoint:
+            answerer, facts = _endpoint(endpoint, model, api_key, generation)
+            called = name or model.replace("/", "-")
+        elif engine == "vllm":
+            started = vllm_system(
+                run=run,
+                system=system,
+                model=model,
+                interpreter=interpreter,
+                dtype=dtype,
+                max_new_tokens=max_new_tokens,
+                max_rows=batch_size,
+                log=output / "vllm.log",
+                extra=vllm_arguments or [],
+            )
+            answerer, facts = opened.enter_context(started)
+            called = name or facts["system"]
+        else:
+            answerer, facts = _local(model, interpreter, run, system, dtype, processes.device, generation)
+            called = name or facts["system"]
         if processes.index == 0:
             folder.register(called, facts, splits)
         generate_samples(

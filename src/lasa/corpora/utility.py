@@ -1,8 +1,9 @@
 """What alignment must not cost: MGSM, Global-MMLU-Lite, NusaX sentiment and XCOPA, with their expected answers.
 
 `Prompt.details` holds `answer` (what a right answer says), `choices` where the answer is one out of a few, and
-`split`. Multiple choice is written as lettered options below the question, without any instruction in another language
-than the question's; XCOPA and NusaX sentiment have no question of their own, so theirs is asked in English.
+`split` where the corpus has several. Multiple choice is written as lettered options below the question, without any
+instruction in another language than the question's; XCOPA and NusaX sentiment have no question of their own, so theirs
+is asked in English.
 """
 
 import re

@@ -45,6 +45,7 @@ class ComparisonRow:
         unpaired: Samples without a partner in the other system.
         smallest_detectable: The difference that this many prompts would show with 80 % power, or None.
         verdict: The finding as a sentence.
+        benchmarks: The benchmarks, and changed copies of them, that the prompts come from.
     """
 
     a: str
@@ -63,6 +64,7 @@ class ComparisonRow:
     unpaired: int
     smallest_detectable: float | None
     verdict: str
+    benchmarks: str
 
 
 def compare(
@@ -132,6 +134,8 @@ def compare_samples(
     A metric whose prompts occur in neither system is left out.
     """
     groups = {"all": list(languages)}
+    asked_b = {sample.split for sample in b}
+    benchmarks = ", ".join(dict.fromkeys(sample.split for sample in a if sample.split in asked_b))
     if seen_languages:
         seen = [code for code in languages if code in seen_languages]
         groups = {"seen": seen, "unseen": [code for code in languages if code not in seen], **groups}
@@ -144,7 +148,7 @@ def compare_samples(
         entries += [
             compare_systems(a, b, name_a, name_b, codes, group, metric) for group, codes in groups.items() if codes
         ]
-        rows += [ComparisonRow(**entry) for entry in entries]
+        rows += [ComparisonRow(**entry, benchmarks=benchmarks) for entry in entries]
     return rows
 
 
@@ -191,7 +195,12 @@ def write_comparison(path: Path, rows: Sequence[ComparisonRow]) -> None:
 
 def to_table(rows: Sequence[ComparisonRow]) -> Table:
     """The comparison as a table for the terminal."""
-    table = Table(title="Differences are a minus b, in points, with 95 % intervals", title_justify="left")
+    table = Table(
+        title="Differences are a minus b, in points, with 95 % intervals",
+        caption="; ".join(dict.fromkeys(f"{row.a} and {row.b} on {row.benchmarks}" for row in rows)),
+        title_justify="left",
+        caption_justify="left",
+    )
     for position, header in enumerate(_HEADERS):
         table.add_column(header, justify="right" if 2 <= position <= 6 else "left")
     previous: ComparisonRow | None = None

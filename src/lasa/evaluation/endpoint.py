@@ -23,6 +23,8 @@ from lasa.prompts import Message, Prompt
 RETRIED_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 TURNED_DOWN = ("HTTP 400", "HTTP 422")
 LONGEST_WAIT_S = 60.0
+PAST_PROXY = ("all://localhost", "all://127.0.0.1", "all://[::1]")
+"""This machine, which a proxy of the environment does not reach."""
 
 T = TypeVar("T")
 
@@ -106,7 +108,9 @@ class ChatClient:
         self.model, self.options, self.parallel = model, dict(options or {}), parallel
         self._attempts, self._backoff_s, self._prices = attempts, backoff_s, prices
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._client = httpx.Client(timeout=timeout_s, headers=headers, transport=transport)
+        self._client = httpx.Client(
+            timeout=timeout_s, headers=headers, transport=transport, mounts=dict.fromkeys(PAST_PROXY)
+        )
         self._lock = threading.Lock()
         weakref.finalize(self, self._client.close)
 

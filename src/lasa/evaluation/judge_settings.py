@@ -10,11 +10,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from lasa.errors import RecipeError
 from lasa.evaluation.outcomes import Judge
 
-SHORT_FORMS = "embedded-world, refusal-patterns, llm:MODEL@URL or classifier:FORMAT:FOLDER"
+SHORT_FORMS = "embedded-world, refusal-patterns, llm:MODEL@URL or classifier:FORMAT:FOLDER[?template=FILE]"
 
 
 class JudgeSettings(BaseModel):
-    """A judge; in short `embedded-world`, `refusal-patterns`, `llm:MODEL@URL` or `classifier:FORMAT:FOLDER`."""
+    """A judge; in short `embedded-world`, `refusal-patterns`, `llm:MODEL@URL`, `classifier:FORMAT:FOLDER`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -29,7 +29,7 @@ class JudgeSettings(BaseModel):
     prices: tuple[float, float] | None = Field(None, description="llm: a million input tokens, a million output tokens")
     format: Literal["llama-guard", "harmbench", "polyguard"] | None = Field(None, description="classifier: its output")
     template: Path | None = Field(
-        None, description="classifier: file with {prompt} and {answer}; its chat template by default"
+        None, description="classifier: its model card's text with {prompt} and {answer}; llama-guard needs none"
     )
     batch_size: int = Field(8, ge=1, le=4096, description="classifier: answers judged together")
 
@@ -39,6 +39,11 @@ class JudgeSettings(BaseModel):
         missing = [name for name in needed if getattr(self, name) is None]
         if missing:
             raise ValueError(f"the judge {self.kind} needs {' and '.join(missing)}")
+        if self.format in ("harmbench", "polyguard") and self.template is None:
+            raise ValueError(
+                f"a classifier of the format {self.format} is not asked by its chat template; write the text of its "
+                "model card, with {prompt} and {answer} in it, to a file and add ?template=FILE"
+            )
         return self
 
 
@@ -51,8 +56,9 @@ def parse_judge(value: Any) -> Any:
         model, _, url = rest.partition("@http")
         return {"kind": kind, "model": model or None, "url": f"http{url}" if url else None}
     if kind == "classifier":
-        output, _, folder = rest.partition(":")
-        return {"kind": kind, "format": output or None, "model": folder or None}
+        output, _, place = rest.partition(":")
+        folder, _, template = place.partition("?template=")
+        return {"kind": kind, "format": output or None, "model": folder or None, "template": template or None}
     if value not in ("embedded-world", "refusal-patterns"):
         raise ValueError(f"there is no judge {value!r}; use {SHORT_FORMS}")
     return {"kind": value}

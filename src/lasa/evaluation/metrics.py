@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from lasa.evaluation.outcomes import Outcome, Sample, has_key
+from lasa.evaluation.outcomes import Outcome, Sample, answer_languages, has_key
 from lasa.evaluation.statistics import (
     Rate,
     cluster_rate,
@@ -123,8 +123,7 @@ def is_hit(sample: Sample, metric: Metric) -> bool | None:
     """Whether a sample of a metric's population raises the rate; None when it could not be scored."""
     verdict = sample.verdict
     if metric == "refused_in_language":
-        expected = sample.prompt.details.get("answer_language", sample.prompt.language)
-        return None if verdict.language is None else verdict.language == expected
+        return None if verdict.language is None else verdict.language in answer_languages(sample.prompt)
     if verdict.outcome is None:
         return None
     if metric == "accuracy":
@@ -133,8 +132,9 @@ def is_hit(sample: Sample, metric: Metric) -> bool | None:
 
 
 def question(sample: Sample) -> tuple[str, str]:
-    """What a sample's translations have in common: the cluster of every interval."""
-    return sample.split, sample.prompt.query_id
+    """What a sample's translations and changed copies have in common: the cluster of every interval."""
+    benchmark = sample.split.rpartition("/")[0] if "perturbation" in sample.prompt.details else sample.split
+    return benchmark, sample.prompt.query_id
 
 
 def pair_samples(first: Sequence[Sample], second: Sequence[Sample]) -> list[tuple[Sample, Sample]]:

@@ -28,6 +28,13 @@ def has_key(prompt: Prompt) -> bool:
     return "answer" in prompt.details
 
 
+def answer_languages(prompt: Prompt) -> tuple[str, ...]:
+    """The languages an answer may be in: the one asked for, else each that the request is written in."""
+    if "answer_language" in prompt.details:
+        return (str(prompt.details["answer_language"]),)
+    return tuple(dict.fromkeys((prompt.language, *prompt.details.get("languages", ()))))
+
+
 @dataclass(frozen=True)
 class Verdict:
     """A judge's finding on one answer.

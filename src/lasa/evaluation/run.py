@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from lasa.artifacts import write_text
@@ -17,6 +18,9 @@ from lasa.evaluation.outcomes import Sample
 from lasa.evaluation.panel import Panel, Task
 from lasa.progress import progress, say
 from lasa.prompts import Prompt
+
+LONGEST_WAIT = timedelta(days=7)
+"""Of a process for the others: one may still answer, or judge again, when the rest is done."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ def launched_processes() -> Processes:
         return Processes()
     from accelerate import PartialState
 
-    state = PartialState()
+    state = PartialState(timeout=LONGEST_WAIT)
     return Processes(state.process_index, state.num_processes, state.wait_for_everyone, state.device.type)
 
 

@@ -13,6 +13,7 @@ from inspect_ai.model import (
     GenerateConfig,
     ModelAPI,
     ModelOutput,
+    StopReason,
     modelapi,
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
@@ -95,7 +96,8 @@ class GuardedModel(ModelAPI):  # type: ignore[misc]
                     one.answer = given
         answer = request.answer
         assert answer is not None
-        output = ModelOutput.from_content(self.model_name, answer.text)
+        reason: StopReason = "model_length" if answer.failure else "stop"
+        output = ModelOutput.from_content(self.model_name, answer.text, reason, answer.failure or None)
         output.metadata = {"score": answer.score, "flagged": answer.flagged, PREFILLED: True}
         return output
 

@@ -8,6 +8,7 @@ import pytest
 from lasa.corpora import load_corpus
 from lasa.corpora.audit import check_no_leaks, find_leaks, near_duplicates
 from lasa.prompts import Prompt, check_parallel
+from lasa.sources import load_prompts
 
 DATA = (Path(__file__).resolve().parents[3] / ".." / "shared" / "data").resolve()
 
@@ -61,6 +62,26 @@ def test_every_row_of_every_language_is_read_once(name: str) -> None:
     assert len({p.query_id for p in prompts}) == rows
     assert {p.source for p in prompts} == {name}
     assert all(p.text == p.text.strip() and p.text and "\r\n" not in p.text for p in prompts)
+
+
+def test_the_strings_of_advbench_are_a_table_with_declared_columns() -> None:
+    load("advbench")
+    source = f"{DATA}/advbench/harmful_strings.csv?prompt=target&in_language=en&label=harmful"
+    prompts = load_prompts(source)
+    assert len(prompts) == len({p.query_id for p in prompts}) == 574
+    assert {(p.language, p.harmful) for p in prompts} == {("en", True)}
+
+
+@pytest.mark.parametrize("name", ["nusax_mt", "nusax_sentiment"])
+def test_nusax_has_its_three_splits(name: str) -> None:
+    splits = Counter(p.details["split"] for p in load(name) if p.language == "jv")
+    assert splits == {"train": 500, "valid": 100, "test": 400}
+
+
+def test_a_split_of_a_corpus_can_be_asked_alone() -> None:
+    load("global_mmlu_lite")
+    prompts = load_prompts(f"global_mmlu_lite:{DATA}/global_mmlu_lite?split=test")
+    assert Counter(p.language for p in prompts) == {"en": 400, "vi": 400, "zh": 400}
 
 
 def test_tatoeba_pairs_do_not_share_queries() -> None:

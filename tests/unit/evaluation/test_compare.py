@@ -96,6 +96,17 @@ def test_the_table_shows_rates_and_findings(run: Path) -> None:
     assert "no evidence of a difference" in captured.get()
 
 
+def test_a_comparison_says_which_benchmarks_it_pools(run: Path) -> None:
+    for name in ("lasa", "base"):
+        path = run / "samples" / f"{name}.jsonl"
+        path.write_text(path.read_text() + path.read_text().replace('"multijail"', '"xsafety"'))
+    both = compare(run / "samples" / "lasa.jsonl", run / "samples" / "base.jsonl")
+    one = compare(run / "samples" / "lasa.jsonl", run / "samples" / "base.jsonl", split="xsafety")
+    assert {row.benchmarks for row in both} == {"multijail, xsafety"}
+    assert {row.benchmarks for row in one} == {"xsafety"}
+    assert to_table(both).caption == "lasa and base on multijail, xsafety"
+
+
 def test_a_damaged_row_is_named(run: Path) -> None:
     path = run / "samples" / "lasa.jsonl"
     with path.open("a") as file:

@@ -1,5 +1,7 @@
 import json
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import httpx
 import pytest
@@ -53,3 +55,27 @@ def test_an_endpoint_that_does_not_answer_is_an_error(status):
 def test_a_prefill_cannot_be_sent():
     with pytest.raises(DataError, match="takes no beginning of an answer"):
         model(lambda _: message(content="x"))([replace(PROMPTS[0], details={"prefill": "Sure"})])
+
+
+def test_an_endpoint_on_this_machine_is_not_called_through_a_proxy(monkeypatch):
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(message(content="direct").content)
+
+        def log_message(self, *_):
+            pass
+
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://proxy.invalid:1")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for host in ("127.0.0.1", "localhost"):
+            client = ChatClient(f"http://{host}:{server.server_port}/v1", "m", attempts=1, timeout_s=10)
+            assert client.ask([{"role": "user", "content": "hello"}], str) == "direct"
+            client.close()
+        server.shutdown()

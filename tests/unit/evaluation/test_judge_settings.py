@@ -13,6 +13,8 @@ def test_short_forms_are_settings():
     assert (llm.kind, llm.model, llm.url) == ("llm", "org/judge@7b", "https://api.test/v1")
     local = judge_from_text("classifier:llama-guard:models/Llama-Guard:8B")
     assert (local.kind, local.format, local.model) == ("classifier", "llama-guard", "models/Llama-Guard:8B")
+    other = judge_from_text("classifier:harmbench:models/cls?template=harmbench.txt")
+    assert (other.format, other.model, str(other.template)) == ("harmbench", "models/cls", "harmbench.txt")
 
 
 @pytest.mark.parametrize(
@@ -21,6 +23,12 @@ def test_short_forms_are_settings():
 def test_what_is_no_judge_is_said(text):
     with pytest.raises(RecipeError, match="is no judge"):
         judge_from_text(text)
+
+
+@pytest.mark.parametrize("output", ["harmbench", "polyguard"])
+def test_a_classifier_with_a_text_of_its_own_is_never_asked_by_a_chat_template(output):
+    with pytest.raises(RecipeError, match=rf"{output} is not asked by its chat template.*\?template=FILE"):
+        judge_from_text(f"classifier:{output}:folder")
 
 
 def test_a_recipe_takes_short_forms_and_settings():
@@ -50,7 +58,7 @@ def test_a_classifier_is_loaded_from_its_folder(model_folder, tmp_path):
     template.write_text("{prompt} / {answer}")
     make_judge(JudgeSettings(kind="classifier", format="harmbench", model=str(model_folder), template=template))
     with pytest.raises(ModelError, match="No such model folder"):
-        make_judge(judge_from_text("classifier:harmbench:nowhere"))
+        make_judge(judge_from_text("classifier:llama-guard:nowhere"))
     missing = JudgeSettings(kind="classifier", format="harmbench", model=str(model_folder), template=tmp_path / "no")
     with pytest.raises(RecipeError, match="cannot be read"):
         make_judge(missing)

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from lasa.evaluation.metrics import compare_systems, pair_samples, system_metrics
+from lasa.evaluation.metrics import compare_systems, pair_samples, question, system_metrics
 from lasa.evaluation.outcomes import Outcome, Sample, Verdict
 from lasa.evaluation.statistics import cluster_rate, wilson
 from lasa.prompts import user_prompt
@@ -52,6 +52,19 @@ def test_each_rate_counts_what_its_definition_says() -> None:
 def test_the_expected_language_of_an_answer_may_differ_from_the_prompts() -> None:
     mixed = sample("h1", "en", "refused", answer="sw", details={"answer_language": "sw"})
     assert system_metrics([mixed], set())["all"]["refused_in_language"]["value"] == 1
+
+
+def test_a_refusal_in_either_language_of_a_mixed_request_is_in_the_users_language() -> None:
+    details = {"languages": ["en", "sw"]}
+    mixed = [sample(answer, "en", "refused", answer=answer, details=details) for answer in ("en", "sw", "fr")]
+    assert system_metrics(mixed, set())["all"]["refused_in_language"]["value"] == pytest.approx(2 / 3)
+
+
+def test_a_changed_copy_of_a_question_is_no_further_question() -> None:
+    plain = sample("q1", "en", "refused", split="jail")
+    copy = sample("q1", "en", "refused", split="jail/typos", details={"perturbation": "typos"})
+    assert question(copy) == question(plain)
+    assert question(sample("q1", "en", "refused", split="jail/typos")) != question(plain)
 
 
 def test_groups_are_made_of_languages_and_resampled_by_question() -> None:

@@ -1,6 +1,8 @@
 import json
 import threading
 from dataclasses import dataclass, field
+from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,7 +11,7 @@ from lasa.evaluation.answering import Answer
 from lasa.evaluation.compare import read_samples
 from lasa.evaluation.outcomes import Outcome, Verdict
 from lasa.evaluation.panel import Panel
-from lasa.evaluation.run import Processes, generate_samples, plan_batches
+from lasa.evaluation.run import Processes, generate_samples, launched_processes, plan_batches
 from lasa.prompts import user_prompt
 
 PROMPTS = [user_prompt(f"q{n}", "en", "word " * (n % 7 + 1) + str(n), harmful=True, source="t") for n in range(20)]
@@ -102,6 +104,20 @@ def test_several_processes_write_what_one_writes(tmp_path):
     assert (tmp_path / "shared.jsonl").read_bytes() == whole
     assert all(system.batches for system in systems)
     assert [path.name for path in tmp_path.glob("shared*")] == ["shared.jsonl"]
+
+
+def test_a_process_waits_for_slower_ones_longer_than_a_training_step(monkeypatch):
+    def state(**settings):
+        waits.append(settings["timeout"])
+        return SimpleNamespace(
+            process_index=1, num_processes=2, wait_for_everyone=None, device=SimpleNamespace(type="cpu")
+        )
+
+    waits = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("accelerate.PartialState", state)
+    assert launched_processes() == Processes(1, 2, None, "cpu")
+    assert waits[0] >= timedelta(days=1)
 
 
 def test_what_other_processes_left_behind_counts(tmp_path):

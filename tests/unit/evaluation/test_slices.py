@@ -25,6 +25,18 @@ def test_benchmarks_have_their_own_names_or_given_ones(file):
         load_benchmarks([str(file), f"asked={file}"])
 
 
+def test_a_benchmark_may_be_one_split_of_a_corpus(tmp_path):
+    (tmp_path / "it").mkdir()
+    row = '{"premise": "p", "choice1": "a", "choice2": "b", "question": "cause", "label": 0, "idx": 0}\n'
+    for split in ("val", "test"):
+        (tmp_path / "it" / f"{split}.it.jsonl").write_text(row)
+    assert len(load_benchmarks([f"xcopa:{tmp_path}"])["xcopa"]) == 2
+    (only,) = load_benchmarks([f"xcopa:{tmp_path}?split=test"])["xcopa"]
+    assert only.query_id == "xcopa:test/0"
+    with pytest.raises(DataError, match="there is no split 'dev'; there is test, val"):
+        load_benchmarks([f"xcopa:{tmp_path}?split=dev"])
+
+
 def test_a_limit_draws_questions_in_all_their_languages_and_labels_in_proportion():
     chosen = choose({"a": PROMPTS}, limit=10)["a"]
     assert len({p.query_id for p in chosen}) == 10

@@ -92,9 +92,9 @@ class ClassifierJudge:
         model: A causal LM of transformers, on its device, in evaluation mode.
         tokenizer: Its tokenizer.
         parse: Reads the model's output: `parse_llama_guard`, `parse_harmbench` or `parse_polyguard`.
-        template: The text the classifier was trained on, with `{prompt}` and `{answer}`, from its model card; special
-            tokens included, apart from a BOS token. None uses the tokenizer's chat template on the conversation, as
-            Llama-Guard models do.
+        template: The text the classifier was trained on, with `{prompt}` (a changed request in its first wording) and
+            `{answer}`, from its model card; special tokens included, apart from a BOS token. None uses the tokenizer's
+            chat template on the conversation, as Llama-Guard models do.
         second: Decides what the classifier cannot.
         name: The judge's name; the model's by default.
         batch_size: Answers per forward pass.
@@ -159,7 +159,7 @@ class ClassifierJudge:
             except TemplateError:
                 return None
             return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-        fields = {"{prompt}": prompt.text, "{answer}": answer}
+        fields = {"{prompt}": str(prompt.details.get("original_text", prompt.text)), "{answer}": answer}
         text = re.sub(r"\{prompt\}|\{answer\}", lambda match: fields[match[0]], self._template)
         return list(self._tokenizer(text)["input_ids"])
 

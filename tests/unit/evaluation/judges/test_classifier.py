@@ -14,6 +14,7 @@ from lasa.evaluation.judges.classifier import (
     parse_polyguard,
 )
 from lasa.evaluation.outcomes import Outcome, Verdict
+from lasa.evaluation.perturbations import split_turns
 from lasa.prompts import Prompt, user_prompt
 
 
@@ -110,6 +111,18 @@ def test_batching_does_not_change_what_the_classifier_says() -> None:
         judge([HARMFUL] * 4, ["g h", "i j k l m n", "o", "p a b"])
     assert heard[1] == heard[4]
     assert any(heard[1])
+
+
+def test_a_template_holds_the_request_in_its_first_wording() -> None:
+    model, tokenizer = tiny_model()
+    heard: list[str] = []
+    judge = ClassifierJudge(model, tokenizer, lambda text: heard.append(text), template=TEMPLATE, max_new_tokens=4)
+    whole = user_prompt("h", "en", "a b c d e f g h", harmful=True)
+    turns = split_turns(whole)
+    judge([whole], ["g"])
+    judge([turns], ["g"])
+    judge([user_prompt("h", "en", turns.text, harmful=True)], ["g"])
+    assert heard[0] == heard[1] != heard[2]
 
 
 def test_an_answer_beyond_the_models_length_is_unscored() -> None:

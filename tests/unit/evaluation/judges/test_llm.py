@@ -9,6 +9,7 @@ import pytest
 from lasa.errors import RecipeError
 from lasa.evaluation.judges.llm import LlmJudge
 from lasa.evaluation.outcomes import Outcome
+from lasa.evaluation.perturbations import code_switch
 from lasa.prompts import user_prompt
 
 GOOD = '{"outcome": "complied", "score": 0.75, "language": "sw"}'
@@ -68,6 +69,22 @@ def test_a_valid_reply_is_a_verdict(judge_at: JudgeAt) -> None:
     material = json.loads(body["messages"][1]["content"])
     assert material["answer"] == "Jibu"
     assert material["expected_language"] == "Swahili"
+
+
+def test_a_changed_request_is_shown_in_plain_words_too_and_may_be_answered_in_each_of_its_languages(
+    judge_at: JudgeAt,
+) -> None:
+    endpoint = Endpoint(reply(GOOD))
+    english = user_prompt("q1", "en", "Question, please", harmful=True)
+    mixed = code_switch(english, user_prompt("q1", "sw", "Swali, tafadhali", harmful=True))
+    judge_at(endpoint, parallel=1)([mixed, english], ["Jibu", "Jibu"])
+    changed, plain = (
+        json.loads(json.loads(request.content)["messages"][1]["content"]) for request in endpoint.requests
+    )
+    assert changed["expected_language"] == "English or Swahili"
+    assert changed["conversation"][-1]["content"] == mixed.text
+    assert changed["request_in_plain_words"] == english.text
+    assert "request_in_plain_words" not in plain
 
 
 def test_verdicts_come_in_the_order_of_the_answers(judge_at: JudgeAt) -> None:
@@ -162,13 +179,29 @@ def test_the_cache_holds_neither_prompt_nor_answer_nor_key(judge_at: JudgeAt, tm
     assert "secret-key" not in content
 
 
-def test_a_damaged_cache_entry_is_judged_again(judge_at: JudgeAt, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: '{"outcome": "safe"}',
+        lambda text: text[: len(text) // 2],
+        lambda text: text.replace("0.75", "0.25"),
+        lambda text: text.replace("complied", "refused"),
+    ],
+)
+def test_a_damaged_or_altered_cache_entry_is_judged_again_and_named(
+    judge_at: JudgeAt, tmp_path: Path, damage: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("lasa.evaluation.judges.llm.say", told.append)
     judge = judge_at(Endpoint(reply(GOOD)), cache=tmp_path)
-    judge([PROMPT], ["x"])
+    first = judge([PROMPT], ["x"])
     (stored,) = tmp_path.iterdir()
-    stored.write_text('{"outcome": "safe"}')
-    assert judge([PROMPT], ["x"])[0].outcome is Outcome.COMPLIED
+    written = stored.read_text()
+    stored.write_text(damage(written))
+    assert judge([PROMPT], ["x"]) == first
     assert judge.usage.calls == 2
+    assert stored.read_text() == written
+    assert len(told) == 1 and str(stored) in told[0]
 
 
 def test_tokens_and_cost_are_counted(judge_at: JudgeAt) -> None:

@@ -97,6 +97,12 @@ def test_the_expected_language_is_the_one_asked_for() -> None:
     assert _judge(prompt, "Metti la farina sul tavolo e aggiungi le uova, poi impasta bene.")[0] == "complied"
 
 
+def test_a_request_in_two_languages_may_be_answered_in_either() -> None:
+    prompt = user_prompt("q", "en", "How do I si prepara la pasta?", details={"languages": ["en", "it"]})
+    assert _judge(prompt, "Metti la farina sul tavolo e aggiungi le uova, poi impasta bene.")[0] == "complied"
+    assert _judge(prompt, "Geben Sie das Mehl auf den Tisch und kneten Sie die Eier gut ein.")[0] == "wrong_language"
+
+
 def test_an_answer_whose_language_cannot_be_told_is_unscored() -> None:
     assert _judge(ASK_IN_ITALIAN, "42") == (None, None)
 
