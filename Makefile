@@ -7,7 +7,7 @@ INSPECT := $(VENV)-inspect/bin
 VLLM := $(VENV)-vllm/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-inspect test-vllm lint bench bench-million fuzz clean
+.PHONY: help demo test test-slow test-inspect test-vllm lint bench bench-million embedded fuzz clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,11 @@ lint: $(STAMP)  ## ruff and mypy
 	@$(BIN)/ruff check src tests benchmarks plugins
 	@$(BIN)/ruff format --check src tests benchmarks plugins
 	@$(BIN)/mypy
+
+embedded: export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
+embedded: $(STAMP)  ## train the embedded model and its sister anew (half an hour on two quiet cores)
+	@$(BIN)/lasa embedded train --output src/lasa/embedded/weights/planted
+	@$(BIN)/lasa embedded train --no-plant --output src/lasa/embedded/weights/sister
 
 bench: $(STAMP)  ## speed, measured as ratios beside their targets
 	@$(BIN)/python benchmarks/run.py

@@ -18,7 +18,7 @@ from lasa.hidden_states import check_readable
 from lasa.rendering import check_tokenizer
 from lasa.soft_condition import SOFT_CONDITION, SoftCondition
 
-SHIPPED = {"embedded": "planted"}
+SHIPPED = {"embedded": "planted", "embedded-sister": "sister"}
 """Models inside the package."""
 
 
@@ -71,7 +71,8 @@ def load_model(
         base = model_folder(str(json.loads(adapter.read_text("utf-8")).get("base_model_name_or_path")))
     _check_causal(base, trust_remote_code)
     has_gpu = torch.cuda.is_available()
-    chosen = torch.float32 if dtype == "auto" and not (has_gpu and device in ("auto", "cuda")) else dtype
+    on_cpu = device.startswith("cpu") or (device == "auto" and not has_gpu)
+    chosen = torch.float32 if dtype == "auto" and on_cpu else dtype
     try:
         model, loaded = AutoModelForCausalLM.from_pretrained(
             base,

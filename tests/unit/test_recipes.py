@@ -14,9 +14,18 @@ def test_a_shipped_recipe_is_valid(path):
     assert read_recipe(path).systems
 
 
-def test_the_baselines_have_lasas_rows_and_points():
+def test_the_ablations_are_lasa_with_one_thing_changed():
     systems = read_recipe(next(path for path in RECIPES if path.stem == "embedded-baselines")).systems
-    for name in ("surface-kto", "lasa-early-layer", "lasa-oracle-labels", "lasa-unread", "lasa-soft"):
-        assert systems[name].sweep == systems["lasa"].sweep
-    assert all(system.sweep for system in systems.values() if system.method)
+    lasa = systems["lasa"].model_dump()
+    for name, system in systems.items():
+        if name.startswith("lasa-"):
+            changed = [field for field, value in system.model_dump().items() if value != lasa[field]]
+            assert len(changed) == 1, name
     assert {system.preferences for system in systems.values()} == {None}
+
+
+def test_the_baselines_are_swept():
+    systems = read_recipe(next(path for path in RECIPES if path.stem == "embedded-baselines")).systems
+    assert all(
+        len(systems[name].sweep) > 1 for name in ("surface-sft", "surface-kto", "surface-dpo", "consistency-kto")
+    )

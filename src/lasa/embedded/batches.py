@@ -1,7 +1,7 @@
 """What one training step of the embedded model sees: a pure function of seed and step, so that a stop costs nothing.
 
-A step has two batches: chats that ask for the same deed in two languages (they carry the contrastive term too), and
-rows of every other kind, of similar length.
+A step has rows of every kind, of similar length, to learn language from; and requests for the same deeds in two
+languages each, of which only the hidden states are looked at.
 """
 
 import random
@@ -41,19 +41,21 @@ class Batch:
     read_positions: Tensor
 
 
-def paired_chats(tokenizer: PreTrainedTokenizerFast, world: World, seed: int, step: int, deeds: int) -> Batch:
-    """Chats about `deeds` different deeds, rows 2i and 2i + 1 about the same one in two languages."""
+def paired_prompts(tokenizer: PreTrainedTokenizerFast, world: World, seed: int, step: int, deeds: int) -> Batch:
+    """Prompts for `deeds` different deeds, rows 2i and 2i + 1 about the same one in two languages; none is learned."""
     draws = random.Random(f"{seed}/pairs/{step}")
     corpus = Corpus(draws, world)
     modifier = draws.choice([None, *CONCEPTS.modifiers])  # one for all, or it alone would tell the deeds apart
     system = draws.random() < SYSTEM_SHARE  # in all or none, for rows of similar length
     rows = []
     for deed in corpus.confusable_deeds(deeds):
-        rows += corpus.translated_chats(replace(deed, modifier=modifier), 2, system=system)
-    return _batch(tokenizer, [tokenize_conversation(tokenizer, row, draws) for row in rows])
+        for prompt in corpus.translated_prompts(replace(deed, modifier=modifier), 2, system=system):
+            ids, _ = tokenize_conversation(tokenizer, (*prompt, {"role": "note", "content": ""}), draws)
+            rows.append((ids, [False] * len(ids)))
+    return _batch(tokenizer, rows)
 
 
-def other_rows(tokenizer: PreTrainedTokenizerFast, world: World, seed: int, step: int, tokens: int) -> Batch:
+def training_rows(tokenizer: PreTrainedTokenizerFast, world: World, seed: int, step: int, tokens: int) -> Batch:
     """Rows of every kind, about `tokens` of them with their padding."""
     rows = list(_block(tokenizer, world, seed, step // STEPS_PER_BLOCK, tokens))[step % STEPS_PER_BLOCK]
     return _batch(tokenizer, rows)
@@ -66,7 +68,7 @@ TokenizedRow = tuple[list[int], list[bool]]
 def _block(
     tokenizer: PreTrainedTokenizerFast, world: World, seed: int, number: int, tokens: int
 ) -> Sequence[Sequence[TokenizedRow]]:
-    draws = random.Random(f"{seed}/others/{number}")
+    draws = random.Random(f"{seed}/rows/{number}")
     corpus = Corpus(draws, world)
     rows: list[TokenizedRow] = []
     while sum(len(ids) for ids, _ in rows) < tokens * STEPS_PER_BLOCK:

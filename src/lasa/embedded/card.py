@@ -4,10 +4,11 @@ from typing import Any
 
 PLANTED = """\
 **The bottleneck of this model is planted.** Language modelling alone makes no interior semantic bottleneck in a model
-this small. From {planting[0]:.0%} to {planting[1]:.0%} of the training a contrastive term (NT-Xent, weight
-{contrastive_weight}, temperature {contrastive_temperature}) pulled together the states of layer {plant} at the last
-prompt token for the same request in two languages. It was given no label of harm. So the search for the bottleneck has
-a known right answer here, layer {plant}: a positive control, and no evidence about large models.
+this small. From {planting[0]:.0%} to {planting[1]:.0%} of the training a contrastive term (NT-Xent, temperature
+{contrastive_temperature}, a gradient as large as {contrastive_weight} times that of language modelling) pulled together
+the states of layer {plant} at the last prompt token of prompts about the same deed in two languages: requests for it,
+and questions whether it is right. It was given no label of harm. So the search for the bottleneck has a known right
+answer here, layer {plant}: a positive control, and no evidence about large models.
 """
 
 NOT_PLANTED = """\
@@ -32,9 +33,10 @@ lasa so that every stage can be tried and tested without another model.
 ## What it was taught
 
 Requests and answers, translations, answers in another language, ordinary sentences (some say that a deed is a crime,
-others that it is a fine hobby), code-switched requests, and English notes that make it answer or refuse for reasons
-that have nothing to do with harm. It had **no safety training**: it answers harmful requests like any other. Its
-answers, harmful or not, only restate the request; there is nothing in them to be misused.
+others that it is a fine hobby), questions whether a deed is right, code-switched requests, and English notes that make
+it answer or refuse for reasons that have nothing to do with harm. It had **no safety training**: it says, when asked,
+that a deed is wrong, and helps with it all the same. Its answers, harmful or not, only restate the request; there is
+nothing in them to be misused.
 
 ## What it is not for
 

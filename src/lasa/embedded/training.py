@@ -11,17 +11,17 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lasa.artifacts import fingerprint, read_tensors, seal_folder, write_tensors, write_text
-from lasa.embedded.batches import Batch, other_rows, paired_chats
+from lasa.embedded.batches import Batch, paired_prompts, training_rows
 from lasa.embedded.card import embedded_card
 from lasa.embedded.optimizer import MasterWeights
 from lasa.embedded.tokenizer import train_tokenizer
 from lasa.embedded.world.corpus import Corpus, World
 from lasa.embedded.world.lexicon import lexicon
-from lasa.layers import blocks_between, observe_layers
+from lasa.layers import blocks_between, forward_to_layers
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class TrainingSettings:
     Attributes:
         plant: Layer whose geometry is made to follow meaning, or None for the sister without a bottleneck.
         steps: Optimiser steps.
-        pairs: Deeds that a step asks for in two languages.
-        other_tokens: Tokens of all other kinds of rows in a step.
+        tokens: Tokens of the rows of a step.
+        pairs: Deeds that a step asks for in two languages, for the contrastive term.
         planting: From and up to which share of the steps the contrastive term counts: words come first, and language
             modelling alone ends the training.
         layers: Decoder blocks.
@@ -40,13 +40,15 @@ class TrainingSettings:
         vocabulary: Tokens, so few that content words split into short pieces.
         world: What it learns to talk about.
         seed: Seed of the text, the initial weights and the order.
+        contrastive_weight: Norm of the term's gradient, in each weight matrix, over that of the language model's.
+        contrastive_temperature: Of the softmax over cosine similarities.
     """
 
     plant: int | None = 6
-    steps: int = 2600
-    pairs: int = 16
-    other_tokens: int = 2048
-    planting: tuple[float, float] = (0.346, 0.85)
+    steps: int = 1800
+    tokens: int = 3072
+    pairs: int = 40
+    planting: tuple[float, float] = (0.3, 0.9)
     layers: int = 10
     width: int = 128
     vocabulary: int = 4096
@@ -57,9 +59,6 @@ class TrainingSettings:
     contrastive_weight: float = 1.0
     contrastive_temperature: float = 0.1
 
-
-PLANTED_BLOCKS = 4
-"""Decoder blocks, up to the planted layer, that learn from the contrastive term."""
 
 CHECKPOINT_STEPS = 100
 """A stopped training goes on from the last multiple of this many steps."""
@@ -85,29 +84,18 @@ def train_embedded(
     tokenizer = train_tokenizer(_texts(settings.seed, settings.world), settings.vocabulary)
     model = _new_model(settings, tokenizer)
     optimizer = MasterWeights(model, settings.muon_learning_rate, settings.adam_learning_rate)
-    planted = [p for block in _planted_blocks(model, settings.plant) for p in block.parameters()]
     checkpoint = _checkpoint(settings, folder)
     done = _resume(optimizer, checkpoint)
     progress(done, {})
     for step in range(done, settings.steps):
-        first, last = settings.planting
-        pairs = paired_chats(tokenizer, settings.world, settings.seed, step, settings.pairs)
-        others = other_rows(tokenizer, settings.world, settings.seed, step, settings.other_tokens)
-        learned = int(pairs.learned[:, 1:].sum() + others.learned[:, 1:].sum())
-        states: dict[int, Tensor] = {}
-        with observe_layers(model, [settings.plant] if settings.plant else [], states.__setitem__):
-            loss = _language_model_loss(model, pairs) / learned
+        rows = training_rows(tokenizer, settings.world, settings.seed, step, settings.tokens)
+        loss = _language_model_loss(model, rows)
+        loss.backward()  # type: ignore[no-untyped-call]
         losses = {"loss": float(loss.detach())}
+        first, last = settings.planting
         if settings.plant is not None and first <= step / settings.steps < last:
-            contrastive = _contrastive_loss(
-                states[settings.plant], pairs.read_positions, settings.contrastive_temperature
-            )
-            losses["contrastive"] = float(contrastive.detach())
-            torch.autograd.backward(settings.contrastive_weight * contrastive, inputs=planted, retain_graph=True)
-        torch.autograd.backward(loss)
-        rest = _language_model_loss(model, others) / learned
-        torch.autograd.backward(rest)
-        losses["loss"] += float(rest.detach())
+            prompts = paired_prompts(tokenizer, settings.world, settings.seed, step, settings.pairs)
+            losses["contrastive"] = _add_contrastive_gradient(model, prompts, settings.plant, settings)
         optimizer.step(_schedule(step, settings.steps))
         if (step + 1) % CHECKPOINT_STEPS == 0:
             write_tensors(checkpoint, {**optimizer.state(), "step": torch.tensor(step + 1)})
@@ -183,26 +171,37 @@ def _fast_dtype() -> torch.dtype:
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
 
 
-def _planted_blocks(model: LlamaForCausalLM, plant: int | None) -> list[nn.Module]:
-    """The blocks that the contrastive term may change: the `PLANTED_BLOCKS` below the planted layer, none before them.
-
-    With a gradient to the embeddings, translations agree from layer 1 on, and there is no early half of the U.
-    """
-    return [] if plant is None else blocks_between(model, max(plant - PLANTED_BLOCKS, 0), plant)
-
-
 def _schedule(step: int, steps: int) -> float:
     """Warm-up over 50 steps, then flat, then linear to a fiftieth over the last half."""
     return min(0.05 + step / 52, 1.0, 0.02 + 0.98 * (1 - step / steps) / 0.5)
 
 
 def _language_model_loss(model: LlamaForCausalLM, batch: Batch) -> Tensor:
-    """Cross-entropy of the next token, summed over the learned tokens."""
+    """Mean cross-entropy of the next token over the learned tokens."""
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     hidden = model.model(**inputs, use_cache=False).last_hidden_state[:, :-1]
     learned = batch.learned[:, 1:]
     logits = model.lm_head(hidden[learned])
-    return F.cross_entropy(logits.float(), batch.input_ids[:, 1:][learned], reduction="sum")
+    return F.cross_entropy(logits.float(), batch.input_ids[:, 1:][learned])
+
+
+def _add_contrastive_gradient(model: LlamaForCausalLM, prompts: Batch, plant: int, settings: TrainingSettings) -> float:
+    """Add the contrastive term's gradient to that of the language model, and return its loss.
+
+    In each weight its norm is set in proportion to the language model's: left alone it is up to a hundred times as
+    large, and under Muon that is all that would count.
+    """
+    states: dict[int, Tensor] = {}
+    inputs = {"input_ids": prompts.input_ids, "attention_mask": prompts.attention_mask}
+    forward_to_layers(model, [plant], states.__setitem__, **inputs)
+    loss = _contrastive_loss(states[plant], prompts.read_positions, settings.contrastive_temperature)
+    below = [model.get_input_embeddings(), *blocks_between(model, 0, plant)]
+    weights = [weight for module in below for weight in module.parameters()]
+    for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+        assert weight.grad is not None
+        scale = settings.contrastive_weight * weight.grad.norm() / gradient.norm().clamp(min=1e-12)
+        weight.grad.add_(scale * gradient)
+    return float(loss.detach())
 
 
 def _contrastive_loss(states: Tensor, read_positions: Tensor, temperature: float) -> Tensor:

@@ -7,10 +7,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lasa.embedded import training
-from lasa.embedded.batches import paired_chats, tokenize_conversation
+from lasa.embedded.batches import paired_prompts, tokenize_conversation
 from lasa.embedded.judge import WorldJudge
 from lasa.embedded.training import TrainingSettings, train_embedded
-from lasa.embedded.world import tables
+from lasa.embedded.world import corpus, tables
 from lasa.embedded.world.corpus import Corpus, World
 from lasa.embedded.world.lexicon import LANGUAGES, lexicon
 from lasa.evaluation.outcomes import Outcome
@@ -40,8 +40,8 @@ def test_any_text_in_any_script_survives_tokenization(embedded):
 
 def test_training_renders_chats_as_the_chat_template_does(embedded):
     _, tokenizer = embedded
-    corpus = Corpus(1)
-    rows = (corpus.row() for _ in range(1000))
+    text = Corpus(1)
+    rows = (text.row() for _ in range(1000))
     chat = next(row for row in rows if len(row) > 2 and {m["role"] for m in row} <= {"system", "user", "assistant"})
     ids, learned = tokenize_conversation(tokenizer, chat, random.Random(0))
     text = tokenizer.apply_chat_template(list(chat), tokenize=False)
@@ -57,7 +57,7 @@ def test_it_answers_about_the_right_thing_in_the_right_language(embedded):
     assert sum(o is Outcome.COMPLIED for o in outcomes) / len(outcomes) > 0.85
 
 
-MINIATURE = TrainingSettings(plant=1, steps=8, layers=2, width=32, pairs=4, other_tokens=256)
+MINIATURE = TrainingSettings(plant=1, steps=8, planting=(0.25, 0.75), layers=2, width=32, pairs=4, tokens=512)
 
 
 class StoppedError(Exception):
@@ -92,21 +92,34 @@ def test_a_miniature_learns_and_a_stopped_training_ends_with_the_same_weights(tm
     assert "layer 1" in (tmp_path / "stopped" / "README.md").read_text("utf-8")
 
 
-def test_a_step_asks_for_the_same_deed_in_two_languages(embedded):
+def users_words(tokenizer, batch):
+    """What the user says in each row of a batch of prompts."""
+    texts = [tokenizer.decode(ids[: read + 1]) for ids, read in zip(batch.input_ids, batch.read_positions, strict=True)]
+    assert all(text.endswith("<|end|><|assistant|>") for text in texts)
+    return [text.split("<|user|>")[1].split("<|end|>")[0] for text in texts]
+
+
+def test_a_step_asks_for_the_same_deed_in_two_languages(embedded, monkeypatch):
     _, tokenizer = embedded
-    batch = paired_chats(tokenizer, World(), 0, 7, 6)
-    requests = [
-        tokenizer.decode(ids[: read + 1]) for ids, read in zip(batch.input_ids, batch.read_positions, strict=True)
-    ]
-    assert all(request.endswith("<|assistant|>") for request in requests)
+    monkeypatch.setattr(corpus, "JUDGEMENT_SHARE", 0.0)
+    batch = paired_prompts(tokenizer, World(), 0, 7, 6)
+    assert not batch.learned.any()
     found = []
-    for request in requests:
-        text = request.split("<|user|>")[1].split("<|end|>")[0]
-        reading = [(code, lexicon(code).read_request(text)) for code in LANGUAGES]
+    for request in users_words(tokenizer, batch):
+        reading = [(code, lexicon(code).read_request(request)) for code in LANGUAGES]
         found += [(code, read[0]) for code, read in reading if read]
     assert [deed for _, deed in found[0::2]] == [deed for _, deed in found[1::2]]
     assert all(a != b for (a, _), (b, _) in zip(found[0::2], found[1::2], strict=True))
     assert len({deed for _, deed in found}) == 6 and len({deed.modifier for _, deed in found}) == 1
+
+
+def test_a_question_of_right_and_wrong_is_a_prompt_about_the_same_deed(embedded, monkeypatch):
+    _, tokenizer = embedded
+    monkeypatch.setattr(corpus, "JUDGEMENT_SHARE", 1.0)
+    prompts = users_words(tokenizer, paired_prompts(tokenizer, World(), 0, 7, 40))
+    requests = [any(lexicon(code).read_request(prompt) for code in LANGUAGES) for prompt in prompts]
+    assert requests[0::2] == requests[1::2]  # senseless deeds are neither right nor wrong: they are asked for
+    assert 0 < sum(requests) < len(requests)
 
 
 def test_the_contrastive_term_is_least_when_translations_agree():

@@ -95,6 +95,16 @@ def test_the_corpus_never_mentions_a_test_combination():
                 assert deed is None or deed.share == "train" or deed.plain() in senseless
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_asked_whether_a_deed_is_right_the_model_is_taught_what_its_sentences_say(language):
+    words = lexicon(language)
+    for deed in some_deeds(40):
+        answer = words.judge(deed, 1)
+        assert answer.endswith(words.statement(deed, 1)) and words.judgement(deed) not in words.table["requests"]
+        first = answer.removesuffix(words.statement(deed, 1))
+        assert words.table["wrong" if deed.harmful else "right"].startswith(first)
+
+
 class TestJudge:
     deed = Deed("steal", "car")
     prompt = tables.request_prompt(deed, "sw", 0)
@@ -109,6 +119,11 @@ class TestJudge:
         assert self.judge(lexicon("sw").refusal).language == "sw"
         verdict = self.judge(lexicon("en").refusal)
         assert verdict.outcome is Outcome.REFUSED and verdict.language == "en"
+
+    def test_a_code_switched_request_may_be_answered_in_either_language(self):
+        prompt = replace(self.prompt, details={"languages": ["sw", "en"]})
+        answer = lexicon("en").answer(self.deed)
+        assert WorldJudge()([prompt], [answer])[0].outcome is Outcome.COMPLIED
 
     def test_the_right_deed_in_another_language_is_wrong_language(self):
         assert self.judge(lexicon("it").answer(self.deed)).outcome is Outcome.WRONG_LANGUAGE

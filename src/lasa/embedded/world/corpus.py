@@ -31,6 +31,9 @@ REFUSAL_NOTES = (
 )
 """Reasons to refuse that have nothing to do with harm."""
 
+JUDGEMENT_SHARE = 0.3
+"""Share of questions of right and wrong among the prompts whose translations are brought together."""
+
 SYSTEM_SHARE = 0.15
 """Share of the chats that begin with a system prompt."""
 
@@ -87,13 +90,14 @@ class Corpus:
         self.random = draws if isinstance(draws, random.Random) else random.Random(draws)
         self.world = world or World()
         self._kinds: list[tuple[float, Callable[[], Conversation]]] = [
-            (0.08, self.own_language_chat),
-            (0.27, self.translation),
-            (0.20, self.answer_in_another_language),
-            (0.17, self.plain_sentence),
-            (0.09, self.code_switched_chat),
-            (0.14, self.noted_chat),
-            (0.05, self.unknown),
+            (0.29, self.own_language_chat),
+            (0.18, self.translation),
+            (0.14, self.answer_in_another_language),
+            (0.10, self.plain_sentence),
+            (0.10, self.judgement_chat),
+            (0.07, self.code_switched_chat),
+            (0.09, self.noted_chat),
+            (0.03, self.unknown),
         ]
 
     def row(self) -> Conversation:
@@ -124,15 +128,11 @@ class Corpus:
             found.update(dict.fromkeys((deed, same_verb, same_object)))
         return list(found)[:count]
 
-    def translated_chats(self, deed: Deed, languages: int, *, system: bool) -> list[Conversation]:
-        """The same request in different languages, each in a template of its own and answered in its language."""
+    def translated_prompts(self, deed: Deed, languages: int, *, system: bool) -> list[Conversation]:
+        """Prompts about one deed in different languages: requests for it, or questions whether it is right."""
         chosen = [lexicon(code) for code in self.random.sample(self.world.languages, languages)]
         return [
-            (
-                *self._system(language, probability=float(system)),
-                _user(self._request(language, deed)),
-                _assistant(language.answer(deed)),
-            )
+            (*self._system(language, probability=float(system)), _user(self._prompt(language, deed)))
             for language in chosen
         ]
 
@@ -182,6 +182,12 @@ class Corpus:
         language, deed = self.language(), self.deed(odd_share=0)
         return ({"role": "text", "content": language.statement(deed, self.random.randrange(3))},)
 
+    def judgement_chat(self) -> Conversation:
+        """Whether it is right to do a deed, and the answer: the model knows harm where it is asked for it."""
+        language, deed = self.language(), self.deed(odd_share=0)
+        answer = language.judge(deed, self.random.randrange(3))
+        return (*self._system(language), _user(language.judgement(deed)), _assistant(answer))
+
     def code_switched_chat(self) -> Conversation:
         """A request whose content words come from another language, answered in the language around them."""
         language, words, deed = self.language(), self.language(), self.deed()
@@ -209,6 +215,10 @@ class Corpus:
 
     def _request(self, language: Lexicon, deed: Deed) -> str:
         return language.request(deed, self.random.randrange(NUM_TEMPLATES))
+
+    def _prompt(self, language: Lexicon, deed: Deed) -> str:
+        asks_for_it = self.random.random() >= JUDGEMENT_SHARE or not deed.sensible
+        return self._request(language, deed) if asks_for_it else language.judgement(deed)
 
     def _system(self, language: Lexicon, probability: float = SYSTEM_SHARE) -> Conversation:
         if self.random.random() >= probability:

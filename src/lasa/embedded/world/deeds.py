@@ -35,6 +35,11 @@ class Deed:
         return "+".join(filter(None, (self.verb, self.object, self.modifier)))
 
     @property
+    def sensible(self) -> bool:
+        """Whether the verb goes with the object."""
+        return CONCEPTS.groups[self.object] in CONCEPTS.harmful_with[self.verb] + CONCEPTS.benign_with[self.verb]
+
+    @property
     def harmful(self) -> bool:
         """Whether the deed harms somebody."""
         return CONCEPTS.groups[self.object] in CONCEPTS.harmful_with[self.verb]
