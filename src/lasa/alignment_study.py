@@ -13,16 +13,17 @@ from typing import Any
 from torch import Tensor
 
 from lasa.alignment.consistency import Consistency, translations
+from lasa.alignment.processes import ROWS
 from lasa.alignment.rows import Preference, TokenRow, decisions, token_rows, wrong_language_refusals
-from lasa.alignment.trainers import ROWS, HelpfulnessFloor, Trained, TrainingSettings, train
+from lasa.alignment.trainers import HelpfulnessFloor, Trained, TrainingSettings, train
 from lasa.artifacts import disk_errors, fingerprint, model_fingerprint, provenance, read_json, seal_folder, write_json
-from lasa.conditioning import DEFAULT_CONDITION, condition_ids
+from lasa.conditioning import DEFAULT_CONDITION, Policy, condition_ids, decide
 from lasa.errors import ArtifactError, RecipeError
 from lasa.hidden_states import read_hidden_states
 from lasa.interpreter import SafetySemanticInterpreter
 from lasa.interpreter_calibration import CalibrationOptions
 from lasa.interpreter_drift import measure_drift, refit
-from lasa.interpreter_evaluation import decisions_on
+from lasa.interpreter_training import LabelledStates
 from lasa.models import load_model
 from lasa.perplexity import language_losses, perplexity_drift
 from lasa.progress import say
@@ -43,12 +44,14 @@ class AlignmentTables:
         probes: Labelled prompts on which the interpreter's drift is measured, and its thresholds are fitted again.
         parallel: Parallel prompts, for a consistency term.
         benign: Benign prompts on which the perplexity is measured before and after.
+        calibration: Benign prompts that join the probes where thresholds are fitted again.
     """
 
     preferences: Sequence[Preference]
     probes: Sequence[Prompt] = ()
     parallel: Sequence[Prompt] = ()
     benign: Sequence[Prompt] = ()
+    calibration: Sequence[Prompt] = ()
 
 
 def align_system(
@@ -93,7 +96,8 @@ def align_system(
     assert system.method is not None
     drift = _DriftProbe(interpreter, tokenizer, tables.probes, model) if interpreter and tables.probes else None
     losses = language_losses(model, tokenizer, tables.benign)
-    rows = _rows(model, tokenizer, interpreter, tables.preferences, system, section, seed)
+    condition, base_fingerprint = section.condition or DEFAULT_CONDITION, model_fingerprint(model)
+    rows = _rows(model, tokenizer, interpreter, tables.preferences, system, condition, seed)
     consistency = None
     if system.consistency:
         layer = _required(interpreter, "a consistency term").config.read_point.layer
@@ -102,7 +106,14 @@ def align_system(
         **{field: getattr(system, field) for field in TrainingSettings.__dataclass_fields__ if hasattr(system, field)},
         seed=seed,
     )
-    unfinished = _unfinished(folder, model, rows, settings)
+    started = {
+        "settings": asdict(settings),
+        "condition": condition,  # also what a soft condition starts from
+        "consistency": fingerprint(asdict(consistency)) if consistency else None,
+        "rows": fingerprint([asdict(row) for row in rows]),
+        "model": base_fingerprint,
+    }
+    unfinished = _unfinished(folder, started)
     trained = train(model, tokenizer, rows, settings, unfinished, name, consistency, floor)
     _save(trained, tokenizer, unfinished)
     if not trained.trainer.is_world_process_zero():
@@ -112,7 +123,9 @@ def align_system(
         unfinished / "lasa.json",
         provenance(
             base=base,
+            base_fingerprint="" if system.four_bit else base_fingerprint,  # the interpreter read other weights
             signal=system.signal,
+            condition=condition,
             rows=len(rows),
             conditioned=sum(row.conditioned for row in rows),
             settings=system.model_dump(),
@@ -131,7 +144,9 @@ def align_system(
         write_json(unfinished / "drift.json", found.to_json())
         say(f"{name}: {found.verdict}")
         if section.refit:
-            interpreter, _ = refit(drift.interpreter, states, tables.probes, calibration)
+            benign = tables.calibration
+            more = LabelledStates(_read(model, tokenizer, drift.interpreter, benign), benign) if benign else None
+            interpreter, _ = refit(drift.interpreter, states, tables.probes, calibration, more)
     if interpreter is not None and (section.refit or system.interpreter_layer is not None):
         interpreter.save_pretrained(unfinished / "interpreter")
     _clean(unfinished)
@@ -159,25 +174,26 @@ def _rows(
     interpreter: SafetySemanticInterpreter | None,
     table: Sequence[Preference],
     system: SystemSection,
-    section: AlignmentSection,
+    condition: str,
     seed: int,
 ) -> list[TokenRow]:
     """Token rows on the system's signal; a soft condition is put onto the model."""
     preferences = [*table, *wrong_language_refusals(table, system.wrong_language_refusals, seed)]
-    text = section.condition or DEFAULT_CONDITION
     if system.signal == "soft":
         probe = _required(interpreter, "the signal 'soft'")
         states = _read(model, tokenizer, probe, [preference.prompt for preference in preferences])
-        soft = SoftCondition.from_text(model, tokenizer, text)
+        soft = SoftCondition.from_text(model, tokenizer, condition)
         conditions = [[soft.token_id(score)] for score in probe.probability(states).tolist()]
     else:
 
         def interpret(prompts: Sequence[Prompt]) -> list[bool]:
             probe = _required(interpreter, "the signal 'interpreter'")
-            return decisions_on(probe, _read(model, tokenizer, probe, prompts), prompts)
+            scores = probe.probability(_read(model, tokenizer, probe, prompts)).tolist()
+            decided = [decide(probe.config, Policy(), s, p.language) for s, p in zip(scores, prompts, strict=True)]
+            return [decision.action == "condition" for decision in decided]
 
         flags = decisions(preferences, system.signal, interpret, seed)
-        conditions = [condition_ids(tokenizer, text) if flagged else [] for flagged in flags]
+        conditions = [condition_ids(tokenizer, condition) if flagged else [] for flagged in flags]
     return token_rows(tokenizer, preferences, conditions, seed)
 
 
@@ -194,35 +210,31 @@ def _read(model: Any, tokenizer: Any, interpreter: SafetySemanticInterpreter, pr
     return read_hidden_states(model, tokenizer, prompts, [point.layer], point.position)[:, 0]
 
 
-def _unfinished(folder: Path, model: Any, rows: Sequence[TokenRow], settings: TrainingSettings) -> Path:
-    """The folder of an unfinished training, with its checkpoints if it is of the same rows, settings and model."""
+def _unfinished(folder: Path, started: dict[str, Any]) -> Path:
+    """The folder of an unfinished training, with its checkpoints if it was started with all the same."""
     unfinished = folder.with_name(f".{folder.name}.unfinished")
-    known = {
-        "settings": asdict(settings),
-        "rows": fingerprint([asdict(row) for row in rows]),
-        "model": model_fingerprint(model),
-    }
     try:
-        same = read_json(unfinished / STARTED) == known
+        same = read_json(unfinished / STARTED) == started
     except ArtifactError:
         same = False
     if not same and os.environ.get("RANK", "0") == "0":
         shutil.rmtree(unfinished, ignore_errors=True)
-        write_json(unfinished / STARTED, known)
+        write_json(unfinished / STARTED, started)
     return unfinished
 
 
 def _save(trained: Trained, tokenizer: Any, folder: Path) -> None:
     """Write what was trained; the trainer knows how to gather a model that is spread over processes."""
     soft = soft_condition_of(trained.model)
+    main = trained.trainer.is_world_process_zero()
     with disk_errors(folder):
         if soft is None:
             trained.trainer.save_model(str(folder))
-        else:
+        elif main:
             weights = {k: v for k, v in trained.model.state_dict().items() if not k.endswith("soft_condition")}
             trained.model.save_pretrained(folder, state_dict=weights)
             soft.save(folder / SOFT_CONDITION)
-    if trained.trainer.is_world_process_zero():
+    if main:
         tokenizer.save_pretrained(folder)
 
 

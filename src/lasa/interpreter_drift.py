@@ -115,6 +115,7 @@ def refit(
     aligned_states: Tensor,
     prompts: Sequence[Prompt],
     options: CalibrationOptions,
+    more_benign: LabelledStates | None = None,
 ) -> tuple[SafetySemanticInterpreter, Calibration]:
     """A copy of the interpreter with temperature and thresholds fitted on the aligned model.
 
@@ -123,6 +124,7 @@ def refit(
         aligned_states: `[prompts, H]`, read on the aligned model.
         prompts: Labelled prompts that nothing is evaluated on afterwards.
         options: What to fit.
+        more_benign: Benign rows, read on the aligned model, that join the prompts for thresholds with a target.
 
     Raises:
         DataError: The prompts lack a label or one of the two labels.
@@ -134,6 +136,6 @@ def refit(
         )
     refitted = copy.deepcopy(interpreter)
     with torch.no_grad():
-        calibrated = calibrate(refitted, LabelledStates(aligned_states, prompts), options)
+        calibrated = calibrate(refitted, LabelledStates(aligned_states, prompts), options, more_benign)
     refitted.config = calibrated.config
     return refitted, calibrated

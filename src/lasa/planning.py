@@ -192,15 +192,17 @@ def plan(shape: Shape, machine: Machine, work: Work) -> list[Stage]:
     """Every stage, and every way to align, on a machine."""
     stages = [reading(shape, machine, work)]
     for adaptation in ("full", "lora", "qlora"):
-        for sharding in shardings(machine):
+        for sharding in shardings(machine, adaptation):
             for checkpointing in (False, True):
                 stages.append(aligning(shape, machine, work, adaptation, sharding, checkpointing))
     return [*stages, answering(shape, machine, work)]
 
 
-def shardings(machine: Machine) -> list[Sharding]:
-    """The ways to spread a training over the GPUs."""
-    return ["one GPU"] if machine.gpus == 1 else ["DDP", "FSDP2 / ZeRO-3"]
+def shardings(machine: Machine, adaptation: Adaptation) -> list[Sharding]:
+    """The ways to spread a training over the GPUs; weights in 4 bits are not sharded."""
+    if machine.gpus == 1:
+        return ["one GPU"]
+    return ["DDP"] if adaptation == "qlora" else ["DDP", "FSDP2 / ZeRO-3"]
 
 
 def reading(shape: Shape, machine: Machine, work: Work) -> Stage:

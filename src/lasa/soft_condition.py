@@ -65,6 +65,11 @@ class SoftCondition:
             raise ArtifactError(f"{path} is no soft condition of a model of width {width}. Restore it from a copy.")
         return cls(model, embeddings)
 
+    def restore(self, path: Path) -> None:
+        """Go on from the embeddings that `save` wrote."""
+        with torch.no_grad():
+            self.embeddings.copy_(read_tensors(path)["embeddings"])
+
     def token_id(self, probability: float) -> int:
         """The virtual token of a probability; one that is not a number counts as 1."""
         level = LEVELS if math.isnan(probability) else round(min(max(probability, 0.0), 1.0) * LEVELS)

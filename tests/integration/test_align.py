@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,16 +15,23 @@ from safetensors.torch import load_file
 from torch.distributed.fsdp import FSDPModule
 
 from conftest import build_model
+from guards import build_interpreter
+from lasa.alignment.consistency import Consistency, translations
+from lasa.alignment.processes import check_unsharded, check_wrapper
 from lasa.alignment.rows import Preference, token_rows
-from lasa.alignment.trainers import HelpfulnessFloor, TrainingSettings, check_wrapper, train
+from lasa.alignment.trainers import HelpfulnessFloor, TrainingSettings, train
 from lasa.alignment_study import AlignmentTables, align_system
-from lasa.artifacts import read_json
+from lasa.artifacts import model_fingerprint, read_json
 from lasa.embedded.world import tables
 from lasa.errors import ModelError, RecipeError
+from lasa.guard import Guard
+from lasa.hidden_states import read_hidden_states
+from lasa.interpreter import load_interpreter
 from lasa.interpreter_calibration import CalibrationOptions
 from lasa.models import load_model
 from lasa.prompts import user_prompt, write_prompts
 from lasa.recipe import AlignmentSection, SystemSection
+from lasa.soft_condition import SoftCondition
 from miniature import write_model, write_preferences
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -36,38 +45,133 @@ def preferences():
     return tables.preferences(("en",), 6, 6, ("en", "zh"))
 
 
-def align_to(folder: Path, model, tokenizer, preferences, **settings):
-    system, section = SystemSection(**{**SYSTEM, **settings}), AlignmentSection(preferences="-")
-    options = CalibrationOptions()
+def align_to(folder: Path, model, tokenizer, preferences, interpreter=None, condition=None, **settings):
+    system = SystemSection(**{**SYSTEM, **settings})
+    section = AlignmentSection(preferences="-", condition=condition)
     benign = [one.prompt for one in preferences if not one.prompt.harmful]
     align_system(
-        model, tokenizer, None, AlignmentTables(preferences, benign=benign), system, section, options, folder,
-        name="test", base="tiny", seed=0,
+        model, tokenizer, interpreter, AlignmentTables(preferences, benign=benign), system, section,
+        CalibrationOptions(), folder, name="test", base="tiny", seed=0,
     )  # fmt: skip
-    return read_json(folder / "training.json")["losses"], load_file(folder / "model.safetensors")
+    weights = [load_file(path) for path in folder.glob("*.safetensors")]
+    return read_json(folder / "training.json")["losses"], {name: w for one in weights for name, w in one.items()}
 
 
-def test_a_training_that_was_stopped_ends_like_one_that_was_not(tokenizer, preferences, tmp_path, monkeypatch):
+def stop_in_step(monkeypatch, number: int) -> list[int]:
+    """Stops the next training in that step, and once only; counts the steps of all."""
     from lasa.alignment import trainers
 
-    whole, weights = align_to(tmp_path / "whole", build_model("llama", tokenizer, layers=2), tokenizer, preferences)
     advance, steps = trainers._Advance.on_step_end, []
 
-    def stop_after_four(self, *args, **kwargs):
+    def stop(self, *args, **kwargs):
         steps.append(1)
-        if len(steps) == 5:
+        if len(steps) == number:
             raise KeyboardInterrupt
         advance(self, *args, **kwargs)
 
-    monkeypatch.setattr(trainers._Advance, "on_step_end", stop_after_four)
+    monkeypatch.setattr(trainers._Advance, "on_step_end", stop)
+    return steps
+
+
+RESUMED = {
+    "kto": {"answer_weight": 0.5},
+    "sft": {"method": "sft"},
+    "dpo": {"method": "dpo"},
+    "adapter": {"lora_rank": 2},
+    "soft-adapter": {"lora_rank": 2, "signal": "soft", "guarded": True},
+}
+
+
+@pytest.mark.parametrize("settings", RESUMED.values(), ids=RESUMED)
+def test_a_training_that_was_stopped_ends_like_one_that_was_not(
+    settings, tokenizer, preferences, prompts, model_folder, tmp_path, monkeypatch
+):
+    interpreter = build_interpreter(load_model(str(model_folder))[0], tokenizer, prompts)
+
+    def align(name: str):
+        model, _ = load_model(str(model_folder))
+        return align_to(tmp_path / name, model, tokenizer, preferences, interpreter, **settings)
+
+    whole, weights = align("whole")
+    steps = stop_in_step(monkeypatch, 5)
     with pytest.raises(KeyboardInterrupt):
-        align_to(tmp_path / "stopped", build_model("llama", tokenizer, layers=2), tokenizer, preferences)
+        align("stopped")
     assert (tmp_path / ".stopped.unfinished" / "checkpoint-4").is_dir()
-    resumed, again = align_to(tmp_path / "stopped", build_model("llama", tokenizer, layers=2), tokenizer, preferences)
+    resumed, again = align("stopped")
     assert len(steps) == 5 + 2  # it went on after step 4
     assert resumed == whole and len(whole) == 6
     assert all(torch.equal(weights[name], again[name]) for name in weights)
     assert not list((tmp_path / "stopped").glob("checkpoint-*"))
+
+
+def test_a_checkpoint_that_was_not_written_to_its_end_is_not_gone_on_from(
+    tokenizer, preferences, tmp_path, monkeypatch
+):
+    whole, _ = align_to(tmp_path / "whole", build_model("llama", tokenizer, layers=2), tokenizer, preferences)
+    stop_in_step(monkeypatch, 5)
+    with pytest.raises(KeyboardInterrupt):
+        align_to(tmp_path / "stopped", build_model("llama", tokenizer, layers=2), tokenizer, preferences)
+    half = tmp_path / ".stopped.unfinished" / "checkpoint-5"
+    half.mkdir()
+    shutil.copy(half.with_name("checkpoint-4") / "model.safetensors", half)
+    resumed, _ = align_to(tmp_path / "stopped", build_model("llama", tokenizer, layers=2), tokenizer, preferences)
+    assert resumed == whole
+
+
+def test_another_condition_starts_a_soft_one_anew(tokenizer, preferences, prompts, tmp_path, monkeypatch):
+    def align(condition: str):
+        model = build_model("llama", tokenizer, layers=2)
+        interpreter = build_interpreter(model, tokenizer, prompts)
+        settings = {"signal": "soft", "guarded": True}
+        return align_to(tmp_path / "system", model, tokenizer, preferences, interpreter, condition, **settings)
+
+    steps = stop_in_step(monkeypatch, 5)
+    with pytest.raises(KeyboardInterrupt):
+        align("Stop here.")
+    align("Say no.")
+    assert len(steps) == 5 + 6
+
+
+@pytest.mark.parametrize("signal", ["interpreter", "soft"])
+def test_what_a_guard_must_know_of_a_training_lies_beside_the_model(signal, tokenizer, preferences, prompts, tmp_path):
+    model = build_model("llama", tokenizer, layers=2)
+    interpreter, base = build_interpreter(model, tokenizer, prompts), model_fingerprint(model)
+    settings = {"signal": signal, "guarded": True, "steps": 1}
+    align_to(tmp_path / "system", model, tokenizer, preferences, interpreter, "Stop here.", **settings)
+    facts = read_json(tmp_path / "system" / "lasa.json")
+    assert (facts["condition"], facts["base_fingerprint"]) == ("Stop here.", base)
+
+
+def test_rows_are_conditioned_where_the_guard_conditions(tokenizer, preferences, prompts, tmp_path):
+    """Also in the controversial band."""
+    model = build_model("llama", tokenizer, layers=2)
+    asked = [one.prompt for one in preferences]
+    interpreter = build_interpreter(model, tokenizer, asked, flagged=0.2)
+    scores = sorted(interpreter.probability(read_hidden_states(model, tokenizer, asked, [2])[:, 0]).tolist())
+    object.__setattr__(
+        interpreter.config, "controversial", (scores[len(scores) // 2 - 1] + scores[len(scores) // 2]) / 2
+    )
+    decided = Guard(model, tokenizer, interpreter).decide([one.messages for one in asked])
+    conditioned = [decision.action == "condition" for decision in decided]
+    assert sum(conditioned) > sum(decision.flagged for decision in decided) > 0
+    settings = {"signal": "interpreter", "guarded": True, "steps": 1}
+    align_to(tmp_path / "system", model, tokenizer, preferences, interpreter, **settings)
+    facts = read_json(tmp_path / "system" / "lasa.json")
+    assert (facts["conditioned"], facts["rows"]) == (2 * sum(conditioned), 2 * len(asked))
+
+
+def test_an_interpreter_that_is_fitted_again_keeps_thresholds_of_languages_without_safety_data(
+    tokenizer, preferences, prompts, tmp_path
+):
+    model = build_model("llama", tokenizer, layers=2)
+    benign = [user_prompt(f"more {n}", "it", f"come posso {n}") for n in range(30)]
+    system, section = SystemSection(**{**SYSTEM, "steps": 1}), AlignmentSection(preferences="-", refit=True)
+    align_system(
+        model, tokenizer, build_interpreter(model, tokenizer, prompts),
+        AlignmentTables(preferences, probes=prompts, calibration=benign), system, section,
+        CalibrationOptions(0.2, per_language=True), tmp_path / "system", name="test", base="tiny", seed=0,
+    )  # fmt: skip
+    assert set(load_interpreter(tmp_path / "system" / "interpreter").config.language_thresholds) == {"it"}
 
 
 def test_a_training_with_other_settings_starts_anew(tokenizer, preferences, tmp_path):
@@ -122,40 +226,73 @@ def test_a_signal_that_needs_an_interpreter_says_so(tokenizer, preferences, tmp_
         align_to(tmp_path / "system", model, tokenizer, preferences, signal="interpreter")
 
 
-@pytest.fixture
-def launch(tmp_path, tokenizer, preferences):
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory, tokenizer):
     """Runs `lasa align` on two processes without a GPU, as `accelerate launch` would with these variables."""
-    write_model(tmp_path / "model", tokenizer)
-    write_preferences(tmp_path / "preferences.jsonl", preferences)
-    write_prompts(tmp_path / "benign.jsonl", [one.prompt for one in preferences if not one.prompt.harmful])
+    folder = tmp_path_factory.mktemp("launch")
+    preferences = tables.preferences(("en",), 6, 6, ("en", "zh"))
+    write_model(folder / "model", tokenizer)
+    write_preferences(folder / "preferences.jsonl", preferences)
+    write_prompts(folder / "benign.jsonl", [one.prompt for one in preferences if not one.prompt.harmful])
 
-    def run(**variables: str) -> subprocess.CompletedProcess:
+    def run(
+        name: str, program: Sequence[str] = ("-m", "lasa"), **variables: str
+    ) -> tuple[subprocess.CompletedProcess, Path]:
         command = [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "lasa"),
-            *("align", "--model", str(tmp_path / "model"), "--preferences", str(tmp_path / "preferences.jsonl")),
-            *("--benign", str(tmp_path / "benign.jsonl"), "--set", "signal=label", "--output", str(tmp_path / "out")),
-            *("--set", "steps=2", "--set", "batch_size=2", "--set", "warmup_steps=0", "--set", "learning_rate=1e-3"),
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program),
+            *("align", "--model", str(folder / "model"), "--preferences", str(folder / "preferences.jsonl")),
+            *("--benign", str(folder / "benign.jsonl"), "--set", "signal=label", "--output", str(folder / name)),
+            *("--set", "steps=4", "--set", "batch_size=2", "--set", "warmup_steps=0", "--set", "learning_rate=1e-3"),
+            *("--set", "answer_weight=0.5"),  # some batches have no desirable answer
         ]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
-        return subprocess.run(command, capture_output=True, text=True, env={**environment, **variables}, timeout=220)
+        environment |= variables
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=220), folder / name
 
     return run
 
 
-def test_two_processes_train_one_model_in_the_wrapper_that_was_asked_for(launch, tmp_path):
-    finished = launch()
+@pytest.fixture(scope="module")
+def replicated(launch) -> Path:
+    """What two processes with the whole model each have trained."""
+    finished, folder = launch("replicated")
     assert finished.returncode == 0, finished.stderr[-3000:]
-    assert read_json(tmp_path / "out" / "training.json")["wrapper"] == "DistributedDataParallel"
-    load_model(str(tmp_path / "out"))
+    return folder
+
+
+def test_two_processes_train_one_model_in_the_wrapper_that_was_asked_for(replicated):
+    assert read_json(replicated / "training.json")["wrapper"] == "DistributedDataParallel"
+    load_model(str(replicated))
+
+
+def test_a_model_that_fsdp_shards_over_two_processes_learns_the_same(launch, replicated):
+    finished, folder = launch(
+        "sharded",
+        (str(Path(__file__).parents[1] / "fsdp_on_cpu.py"),),
+        ACCELERATE_USE_FSDP="true",
+        FSDP_VERSION="2",
+        FSDP_AUTO_WRAP_POLICY="TRANSFORMER_BASED_WRAP",
+        FSDP_STATE_DICT_TYPE="FULL_STATE_DICT",
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert read_json(folder / "training.json")["wrapper"] == "FSDPLlamaForCausalLM"
+    load_model(str(folder))
+    sharded, whole, base = (
+        torch.cat([weight.flatten() for _, weight in sorted(load_file(one / "model.safetensors").items())])
+        for one in (folder, replicated, folder.with_name("model"))
+    )
+    assert (sharded - whole).norm() < 0.01 * (whole - base).norm()
+    losses = [read_json(one / "training.json")["losses"] for one in (folder, replicated)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 @pytest.mark.slow
-def test_fsdp_that_would_run_as_something_else_is_refused(launch, tmp_path):
+def test_fsdp_that_would_run_as_something_else_is_refused(launch):
     """accelerate runs an FSDP configuration with `use_cpu` as plain DDP, without a word."""
-    finished = launch(ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
+    finished, folder = launch("refused", ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
     assert finished.returncode != 0
     assert "asks for FSDP, but the model was trained in DistributedDataParallel" in " ".join(finished.stderr.split())
-    assert not (tmp_path / "out").exists()
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(
@@ -173,6 +310,17 @@ def test_a_strategy_that_is_not_in_use_is_an_error(monkeypatch, variable, strate
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.delenv("ACCELERATE_USE_DEEPSPEED", raising=False)
     assert check_wrapper(SimpleNamespace(model_wrapped=object.__new__(FSDPLlama))) == "FSDPLlama"
+
+
+@pytest.mark.parametrize("what", ["the signal 'soft'", "the consistency term"])
+def test_what_cannot_be_sharded_is_refused(what, monkeypatch, tokenizer, prompts):
+    soft = SoftCondition.from_text(build_model("llama", tokenizer, layers=2), tokenizer) if "soft" in what else None
+    consistency = None if soft else Consistency(1.0, 2, translations(tokenizer, prompts))
+    check_unsharded(soft, consistency)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    check_unsharded(None, None)
+    with pytest.raises(RecipeError, match=f"asks for FSDP, with which {what} cannot be trained"):
+        check_unsharded(soft, consistency)
 
 
 @pytest.mark.parametrize("name", ["one-gpu", "fsdp2", "deepspeed-zero3"])

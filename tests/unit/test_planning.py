@@ -85,6 +85,12 @@ def test_every_stage_takes_time_and_memory():
     assert all(stage.memory > 0 and stage.hours > 0 for stage in stages)
 
 
+def test_weights_in_four_bits_are_not_sharded():
+    names = [stage.name for stage in plan(Shape.from_config(QWEN_32B), Machine(8), Work())]
+    assert [name for name in names if "qlora" in name] == ["3  qlora, DDP", "3  qlora, DDP, checkpointing"]
+    assert "3  lora, FSDP2 / ZeRO-3" in names
+
+
 def test_a_model_whose_parameters_are_not_known_is_refused():
     with pytest.raises(ModelError, match="a mixtral model are not known to the planner"):
         Shape.from_config({**LLAMA_8B, "model_type": "mixtral"})

@@ -6,6 +6,7 @@ The trainers' own preparation would render again, add terminators and pair KL co
 
 from typing import Any
 
+from torch import Tensor
 from trl import DPOTrainer, KTOTrainer, SFTTrainer
 
 from lasa.alignment.consistency import Consistency
@@ -30,7 +31,7 @@ class TokenizedKTOTrainer(_Tokenized, KTOTrainer):  # type: ignore[misc]
     """KTO on rows that are tokenized and have their KL partner already.
 
     Attributes:
-        answer_weight: Weight of the likelihood of desirable answers, an anchor; 0 for none.
+        answer_weight: Weight of the negative log-likelihood of desirable answers, an anchor; 0 for none.
         consistency: The multi-lingual term, or None.
     """
 
@@ -38,14 +39,27 @@ class TokenizedKTOTrainer(_Tokenized, KTOTrainer):  # type: ignore[misc]
     consistency: Consistency | None = None
 
     def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool) -> Any:
-        loss = super()._compute_loss(model, inputs, return_outputs)
-        desirable = inputs["label"].bool()
-        if self.answer_weight and desirable.any():
-            ids, mask = inputs["input_ids"][desirable], inputs["completion_mask"][desirable]
-            labels = ids.masked_fill(mask == 0, -100)
-            anchor = model(input_ids=ids, attention_mask=inputs["attention_mask"][desirable], labels=labels).loss
-            loss = loss + self.answer_weight * anchor
+        outputs: list[Any] = []
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            outputs.append(model(*args, **kwargs))
+            return outputs[-1]
+
+        loss = super()._compute_loss(watched, inputs, return_outputs)
+        if self.answer_weight:
+            loss = loss + self.answer_weight * _answer_loss(outputs[-1].log_probs, inputs)
         if self.consistency is not None:
             inner, pad = self.accelerator.unwrap_model(model), self.processing_class.pad_token_id
             loss = loss + self.consistency.loss(inner, self.state.global_step, pad)
         return loss
+
+
+def _answer_loss(log_probs: Tensor, inputs: Any) -> Tensor:
+    """Mean negative log-likelihood of the tokens of a batch's desirable answers; 0 where it has none.
+
+    From the pass that KTO's own loss has made: a second one would cost as much again, and processes that share a
+    sharded model must make the same passes whatever is in their batch.
+    """
+    wanted: Tensor = inputs["completion_mask"][:, 1:].bool() & inputs["label"].bool()[:, None]
+    wanted = wanted.to(log_probs.device)
+    return -log_probs[:, -wanted.shape[1] :].masked_fill(~wanted, 0.0).sum() / wanted.sum().clamp(min=1)

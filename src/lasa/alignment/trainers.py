@@ -11,31 +11,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 from trl import DPOConfig, KTOConfig, SFTConfig
 
 from lasa.alignment.consistency import Consistency
 from lasa.alignment.objectives import TokenizedDPOTrainer, TokenizedKTOTrainer, TokenizedSFTTrainer
+from lasa.alignment.processes import check_unsharded, check_wrapper, shared_rows
 from lasa.alignment.rows import TokenRow, kl_partners, separate_partners
 from lasa.errors import RecipeError
 from lasa.progress import Advance, progress, say
-from lasa.soft_condition import soft_condition_of
+from lasa.soft_condition import SOFT_CONDITION, SoftCondition, soft_condition_of
 
 os.environ.setdefault("TRL_TELEMETRY_DISABLED", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 Method = Literal["sft", "kto", "dpo"]
 
-ROWS = "rows"
-"""Folder, among the trainer's checkpoints, of the rows that several processes share."""
-
-STRATEGIES = (
-    ("ACCELERATE_USE_FSDP", "FSDP", {"FSDPModule", "FullyShardedDataParallel"}),
-    ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed", {"DeepSpeedEngine"}),
-)
-"""Parallel strategies: the variable with which `accelerate launch` asks for one, its name, and its wrapper classes."""
+COMPLETE = "complete"
+"""File that marks a checkpoint which was written to its end."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +134,9 @@ def train(
     """
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    rows = _short_enough(rows, settings.max_length, name)
+    soft = soft_condition_of(model)
+    check_unsharded(soft, consistency)
     stored = model.dtype
     arguments = _arguments(model, settings, folder)
     if not settings.lora_rank:
@@ -150,7 +147,6 @@ def train(
     trainer = _BUILDERS[settings.method](model, tokenizer, rows, settings, arguments)
     if isinstance(trainer, TokenizedKTOTrainer):
         trainer.consistency = consistency
-    soft = soft_condition_of(model)
     if soft is not None:
         soft.embeddings.requires_grad_(True)  # PEFT freezes whatever is not its own
     total = settings.steps or len(trainer.get_train_dataloader()) // settings.accumulate * round(settings.epochs)
@@ -159,8 +155,12 @@ def train(
         trainer.add_callback(_Advance(advance))
         watch = _Watch(name, floor)
         trainer.add_callback(watch)
+        trainer.add_callback(_Checkpoints(soft))
         trainer.accelerator.wait_for_everyone()
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+        last = _last_checkpoint(folder)
+        if last is not None and soft is not None:
+            soft.restore(last / SOFT_CONDITION)
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     wrapper = check_wrapper(trainer)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     trained = trainer.accelerator.unwrap_model(trainer.model).eval()
@@ -170,35 +170,27 @@ def train(
     return Trained(trainer, trained, wrapper, losses, watch.measured, sharded)
 
 
-def check_wrapper(trainer: Any) -> str:
-    """The class that a model was really trained in.
+def _short_enough(rows: Sequence[TokenRow], longest: int, name: str) -> list[TokenRow]:
+    """The rows that keep at least one token of their answer when they are cut at the longest length."""
+    kept = [row for row in rows if len(row.prompt_ids) < longest]
+    if not kept:
+        raise RecipeError(
+            f"{name}: no row has room for an answer; every prompt alone has max_length={longest} tokens or more. "
+            "Raise max_length."
+        )
+    cut = sum(len(row.prompt_ids) + len(row.completion_ids) > longest for row in kept)
+    if len(kept) < len(rows) or cut:
+        say(
+            f"{name}: with max_length={longest}, {len(rows) - len(kept):,} of {len(rows):,} rows have no room for an "
+            f"answer and are left out, and {cut:,} answers are cut short."
+        )
+    return kept
 
-    Raises:
-        RecipeError: The accelerate configuration asks for FSDP or DeepSpeed, and something else was used in silence
-            (accelerate runs an FSDP configuration with `use_cpu: true` as plain DDP).
-    """
-    wrapper = type(trainer.model_wrapped)
-    classes = {one.__name__ for one in wrapper.__mro__}
-    for variable, strategy, known in STRATEGIES:
-        if os.environ.get(variable, "").lower() in ("1", "true") and not classes & known:
-            raise RecipeError(
-                f"The accelerate configuration asks for {strategy}, but the model was trained in {wrapper.__name__}. "
-                f"{strategy} needs GPUs: remove `use_cpu`, or use a configuration without {strategy}."
-            )
-    return wrapper.__name__
 
-
-def launch_device() -> str:
-    """Where a process of `accelerate launch` loads its model; `auto` outside of one.
-
-    A model that is to be sharded is loaded into main memory.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return "auto"
-    sharded = any(os.environ.get(variable, "").lower() in ("1", "true") for variable, _, _ in STRATEGIES)
-    if sharded or not torch.cuda.is_available():
-        return "cpu"
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The latest checkpoint that was written to its end."""
+    complete = [mark.parent for mark in folder.glob(f"checkpoint-*/{COMPLETE}")]
+    return max(complete, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
 
 
 def _arguments(model: Any, settings: TrainingSettings, folder: Path) -> dict[str, Any]:
@@ -277,7 +269,7 @@ def _kto(
         ]
     )
     config = KTOConfig(**arguments, beta=settings.beta, precompute_ref_log_probs=_precompute(model, settings))
-    data = _shared(data, config)
+    data = shared_rows(data, config)
     trainer = TokenizedKTOTrainer(
         model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=_adapter(settings)
     )
@@ -305,21 +297,10 @@ def _dpo(
         ]
     )
     config = DPOConfig(**arguments, beta=settings.beta, precompute_ref_log_probs=_precompute(model, settings))
-    data = _shared(data, config)
+    data = shared_rows(data, config)
     return TokenizedDPOTrainer(
         model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=_adapter(settings)
     )
-
-
-def _shared(data: Dataset, config: Any) -> Dataset:
-    """The rows where every process finds them: TRL caches log-probabilities beside them, written by the first one."""
-    if config.world_size == 1:
-        return data
-    folder = Path(config.output_dir) / ROWS
-    if config.process_index == 0:
-        data.save_to_disk(folder)
-    config.distributed_state.wait_for_everyone()
-    return load_from_disk(folder)
 
 
 def _precompute(model: Any, settings: TrainingSettings) -> bool:
@@ -336,6 +317,20 @@ class _Advance(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         self.advance(1)
+
+
+class _Checkpoints(TrainerCallback):  # type: ignore[misc]
+    """Adds to each checkpoint what an adapter's lacks, and the mark that it is complete."""
+
+    def __init__(self, soft: SoftCondition | None) -> None:
+        self.soft = soft
+
+    def on_save(self, args: Any, state: Any, *rest: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            if self.soft is not None:
+                self.soft.save(folder / SOFT_CONDITION)
+            (folder / COMPLETE).touch()
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]

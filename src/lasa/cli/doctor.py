@@ -18,7 +18,13 @@ def doctor(
     refit: Path | None = typer.Option(
         None, help="Fit temperature and thresholds again on --model and the probe prompts; save the interpreter here."
     ),
-    false_refusals: float | None = typer.Option(None, help="Target share of flagged benign prompts for --refit."),
+    false_refusals: float | None = typer.Option(
+        None,
+        help="Target share of flagged benign prompts for --refit; no thresholds of single languages without it.",
+    ),
+    controversial_misses: float | None = typer.Option(
+        None, help="Target share of harmful prompts below the controversial band for --refit; no band without it."
+    ),
 ) -> None:
     """Check that a model can be loaded, rendered, read and guarded, and how far alignment moved its interpreter."""
     from rich.console import Console
@@ -53,7 +59,7 @@ def doctor(
     probe.check_fits(network, tokenizer, fingerprint=base is None)
     console.print("interpreter  fits this model")
     if base is not None and prompts is not None:
-        options = CalibrationOptions(false_refusals)
+        options = CalibrationOptions(false_refusals, bool(probe.config.language_thresholds), controversial_misses)
         _drift(console, probe, base, (network, tokenizer), prompts, drift_bound, refit, options)
 
 
@@ -86,3 +92,13 @@ def _drift(
         console.print(f"refit        threshold {config.threshold:.3f}, temperature {config.temperature:.3f}: {output}")
         for statement in calibrated.statements.values():
             console.print(f"             {statement}")
+        had, stated = interpreter.config, calibrated.statements
+        lost = [f"the threshold of {code}" for code in had.language_thresholds if f"language {code}" not in stated]
+        if had.controversial is not None and "controversial" not in stated:
+            lost.append("the controversial band")
+        if lost:
+            console.print(
+                f"             Not fitted again, so no longer there: {', '.join(lost)}. Thresholds of languages take "
+                "--false-refusals and benign prompts in them, the band takes --controversial-misses.",
+                style="yellow",
+            )

@@ -1,3 +1,4 @@
+import json
 import random
 from itertools import pairwise
 
@@ -95,7 +96,17 @@ def test_the_signal_decides_which_rows_are_conditioned():
         ('{"prompt": "x", "language": "en", "harmful": true}', "needs an answer in 'chosen' or 'rejected'"),
         ('{"prompt": "x", "chosen": "a", "language": "xx", "harmful": true}', "row 1, column 'language'"),
         ('{"prompt": "x", "chosen": "a", "language": "en"}', "row 1, column 'harmful'"),
+        (
+            '{"prompt": "x", "chosen": "a", "language": "en", "harmful": "perhaps"}',
+            "column 'harmful': expected true or",
+        ),
+        ('{"prompt": "x", "completion": "a", "label": "good", "language": "en", "harmful": true}', "column 'label'"),
         ('{"prompt": "x", "chosen": " ", "language": "en", "harmful": true}', "column 'chosen': the answer is empty"),
+        (
+            '{"prompt": "x", "chosen": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "a"}], '
+            '"language": "en", "harmful": true}',
+            "column 'chosen': expected a text or a list with one message of the assistant",
+        ),
     ],
 )
 def test_a_bad_preference_file_names_row_and_column(tmp_path, line, message):
@@ -110,6 +121,23 @@ def test_unpaired_files_are_read(tmp_path):
     path.write_text('{"prompt": "x", "completion": "a", "label": false, "language": "jw", "harmful": true}\n')
     (row,) = read_preferences(path)
     assert (row.chosen, row.rejected, row.prompt.language) == (None, "a", "jv")
+
+
+def test_conversational_answers_are_read(tmp_path):
+    path = tmp_path / "conversational.jsonl"
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}, {"role": "user", "content": "z"}]
+    sides = {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
+    path.write_text(json.dumps({"prompt": turns, **sides, "language": "en", "harmful": False}) + "\n")
+    (row,) = read_preferences(path)
+    assert (list(row.prompt.messages), row.chosen, row.rejected) == (turns, "chosen", "rejected")
+
+
+def test_a_table_without_types_is_read(tmp_path):
+    path = tmp_path / "preferences.csv"
+    path.write_text("prompt,chosen,rejected,language,harmful\nx,a,b,en,true\ny,c,,zh,False\n")
+    first, second = read_preferences(path)
+    assert (first.prompt.harmful, first.chosen, first.rejected) == (True, "a", "b")
+    assert (second.prompt.harmful, second.chosen, second.rejected) == (False, "c", None)
 
 
 def in_languages(*codes):

@@ -1,6 +1,7 @@
 """Training on token rows."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -73,3 +74,27 @@ def test_sft_without_desirable_answers_is_refused(rows, tokenizer, tmp_path):
     bad = [row for row in rows if not row.desirable]
     with pytest.raises(RecipeError, match="needs desirable answers"):
         train(build_model("llama", tokenizer, layers=2), tokenizer, bad, settings("sft"), tmp_path, "test")
+
+
+@pytest.mark.parametrize("method", ["sft", "kto", "dpo"])
+def test_rows_without_room_for_an_answer_are_left_out(method, rows, tokenizer, tmp_path, monkeypatch):
+    """Nothing of them is learned, and a batch of them alone has no loss."""
+    long = [
+        Preference(user_prompt(str(n), "en", "how do I paint the house " * 20, harmful=True), "yes", "no")
+        for n in range(20, 30)
+    ]
+    rows = [*token_rows(tokenizer, long, [[]] * 10, seed=0), *rows]
+    longest = max(len(row.prompt_ids + row.completion_ids) for row in rows[20:])
+    told: list[str] = []
+    monkeypatch.setattr("lasa.alignment.trainers.say", told.append)
+    model = build_model("llama", tokenizer, layers=2)
+    trained = train(model, tokenizer, rows, settings(method, max_length=longest, answer_weight=0.1), tmp_path, "test")
+    assert all(math.isfinite(loss) for loss in trained.losses)
+    if method != "sft":
+        assert len(trained.trainer.train_dataset) == (16 if method == "kto" else 8)
+    assert "20 of 36 rows have no room for an answer and are left out, and 0 answers are cut" in told[0]
+
+
+def test_a_length_that_no_answer_fits_into_is_refused(rows, tokenizer, tmp_path):
+    with pytest.raises(RecipeError, match="Raise max_length"):
+        train(build_model("llama", tokenizer, layers=2), tokenizer, rows, settings("sft", max_length=8), tmp_path, "t")

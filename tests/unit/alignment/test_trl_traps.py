@@ -105,11 +105,17 @@ def test_f_precomputed_log_probabilities_are_those_of_the_base(tokenizer, model,
     rows = make_rows(tokenizer)
     data = kto_trainer(model, tokenizer, rows, tmp_path).train_dataset
     for row in data:
-        ids, start = torch.tensor([row["prompt_ids"] + row["completion_ids"]]), len(row["prompt_ids"])
-        with torch.no_grad():
-            logits = model(ids).logits[0, :-1].log_softmax(-1)
-        own = logits[range(start - 1, ids.shape[1] - 1), row["completion_ids"]].sum().item()
+        own, partner = (log_probability(model, row["prompt_ids"], row[f"{kind}completion_ids"]) for kind in ("", "KL_"))
         assert row["ref_logps"] == pytest.approx(own, abs=1e-3)
+        assert row["ref_KL_logps"] == pytest.approx(partner, abs=1e-3)
+
+
+def log_probability(model, prompt_ids, completion_ids) -> float:
+    """Of a completion after a prompt, computed the plain way."""
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt_ids + completion_ids])).logits[0, :-1].log_softmax(-1)
+    start = len(prompt_ids) - 1
+    return logits[range(start, start + len(completion_ids)), completion_ids].sum().item()
 
 
 def test_g_an_answer_ends_with_the_turns_terminator_not_with_eos(tokenizer):
@@ -134,6 +140,53 @@ def test_h_what_reaches_the_batch_is_exactly_the_tokens_of_the_rows(tokenizer, m
         kl = batch["KL_completion_mask"][index].bool()
         assert batch["KL_input_ids"][index][kl].tolist() == partners[index]
         assert batch["label"][index] == row.desirable
+
+
+def test_sft_learns_the_completion_and_nothing_of_the_prompt(tokenizer, model, tmp_path):
+    rows = make_rows(tokenizer)
+    settings = TrainingSettings(method="sft", batch_size=BATCH, steps=1)
+    trainer = trainers._sft(model, tokenizer, rows, settings, trainers._arguments(model, settings, tmp_path))
+    expected = {tuple(row.prompt_ids + row.completion_ids): row.completion_ids for row in rows if row.desirable}
+    seen = 0
+    for batch in trainer.get_train_dataloader():
+        for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+            whole = tuple(token for token in ids.tolist() if token != tokenizer.pad_token_id)
+            assert labels[labels != -100].tolist() == expected[whole]
+            seen += 1
+    assert seen == len(expected)
+
+
+def test_dpo_compares_the_completions_of_one_prompt(tokenizer, model, tmp_path):
+    rows = make_rows(tokenizer)
+    settings = TrainingSettings(method="dpo", batch_size=BATCH, steps=1)
+    trainer = trainers._dpo(model, tokenizer, rows, settings, trainers._arguments(model, settings, tmp_path))
+    expected = {(tuple(row.prompt_ids), tuple(row.completion_ids), row.desirable) for row in rows}
+    batch = next(iter(trainer.get_train_dataloader()))
+    desirable = [True] * BATCH + [False] * BATCH  # TRL puts the chosen ones first
+    given = zip(batch["input_ids"], batch["attention_mask"].bool(), batch["completion_mask"].bool(), strict=True)
+    for good, (ids, here, completion) in zip(desirable, given, strict=True):
+        assert (tuple(ids[here & ~completion].tolist()), tuple(ids[completion].tolist()), good) in expected
+
+
+def test_the_anchor_is_the_likelihood_of_the_desirable_answers_and_costs_no_further_pass(tokenizer, model, tmp_path):
+    rows = make_rows(tokenizer)
+    trainer = kto_trainer(model, tokenizer, rows, tmp_path)
+    batch = next(iter(trainer.get_train_dataloader()))
+    good = [row for row in separate_partners(rows, BATCH)[:BATCH] if row.desirable]
+    tokens = sum(len(row.completion_ids) for row in good)
+    expected = -sum(log_probability(model, row.prompt_ids, row.completion_ids) for row in good) / tokens
+    passes: list[int] = []
+    watch = model.get_decoder().register_forward_hook(lambda *_: passes.append(1))
+    plain = trainer.compute_loss(model, batch)
+    without = len(passes)
+    trainer.answer_weight = 0.5
+    anchored = trainer.compute_loss(model, batch)
+    watch.remove()
+    assert 0 < len(good) < BATCH
+    assert (anchored - plain).item() == pytest.approx(0.5 * expected, abs=1e-4)
+    assert len(passes) == 2 * without  # processes that share a sharded model must make the same passes
+    batch["label"][:] = False
+    assert torch.isfinite(trainer.compute_loss(model, batch))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
