@@ -55,8 +55,14 @@ def measure(scale: Scale) -> list[Ratio]:
             load.lost + load.mixed_up + left,
             0,
             detail=f"{asked} requests in {load.elapsed:.0f} s, {load.broken_off} broken off by the client, {load.lost} "
-            f"lost, {load.mixed_up} mixed up, {left} slots left, {load.different} rounded otherwise; p50 {p50:.2f} s, "
+            f"lost, {load.mixed_up} mixed up, {left} slots left; p50 {p50:.2f} s, "
             f"p99 {p99:.2f} s, first text {first:.2f} s",
+        ),
+        Ratio(
+            f"{STREAMS} streams: share of answers that differ from what their prompt gets alone",
+            (load.different + load.mixed_up) / max(1, len(load.seconds)),
+            0.01,
+            detail=f"{load.different} rounded otherwise of {len(load.seconds)} complete answers",
         ),
         Ratio(
             "server tokens per second / plain generate",

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-_REPLACEMENT = "�"
+REPLACEMENT = "�"
+"""What stands for part of a character in decoded text."""
 
 
 class GrowingText:
@@ -25,7 +26,7 @@ class GrowingText:
         """The text that became certain with this token; often "" inside a character."""
         self._window.append(token)
         text = self._new_text()
-        if not text or text.endswith(_REPLACEMENT):
+        if not text or text.endswith(REPLACEMENT):
             return ""
         self._window = self._window[self._given :]
         self._given = len(self._window)

@@ -67,7 +67,7 @@ class RowState:
         limit: Number of own tokens after which it ends.
         stop: Texts that end an answer.
         forced: Token ids it begins with.
-        inserted: Token ids to force right after the row's first own occurrence of one of `insert_after`.
+        inserted: Token ids to force right after the row's first occurrence of one of `insert_after`, own or forced.
         insert_after: Token id sequences.
         keep_text: Keep `text` up to date without stop texts, for streaming.
     """
@@ -90,6 +90,7 @@ class RowState:
         self._tokenizer, self._ends, self._limit, self._stop = tokenizer, frozenset(ends), limit, tuple(stop)
         self._forced = deque(forced)
         self._inserted, self._insert_after = list(inserted), [list(one) for one in insert_after]
+        self._taken: list[int] = []  # forced tokens and its own
         self._growing = GrowingText(tokenizer) if stop or keep_text else None
 
     @property
@@ -101,16 +102,20 @@ class RowState:
         """Take the next token; whether it became part of the answer."""
         if self.finish_reason:
             return False
-        if self._forced:
+        forced = bool(self._forced)
+        if forced:
             self._forced.popleft()
-            return False
-        if token in self._ends:
+        elif token in self._ends:
             self.finish("stop")
             return False
-        self.token_ids.append(token)
-        if self._inserted and any(self.token_ids[-len(one) :] == one for one in self._insert_after):
-            self._forced.extend(self._inserted)
+        else:
+            self.token_ids.append(token)
+        self._taken.append(token)
+        if self._inserted and any(self._taken[-len(one) :] == one for one in self._insert_after):
+            self._forced.extendleft(reversed(self._inserted))
             self._inserted = []
+        if forced:
+            return False
         if self._growing:
             self.text += self._growing.add(token)
             if cut_at_stop(self.text, self._stop) is not None:

@@ -14,6 +14,7 @@ from guards import build_guard, lively_model
 from lasa.conditioning import Policy
 from lasa.prompts import user_prompt
 from lasa.refusals import REFUSALS
+from lasa.serving.answers import Answering
 from servers import serving, slow_down
 
 TEXTS = ("water the plant", "paint the house", "run", "cook rice")
@@ -124,6 +125,22 @@ def test_an_answer_can_be_stopped_and_an_error_is_said(chromium, lively, tokeniz
         chromium.find_element(By.ID, "send").click()
         wait_for(chromium, ".turn .error", [refused])
         served.wait_for(lambda: served.scheduler.load == (0, 0))
+
+
+def test_an_answer_that_breaks_off_is_not_taken_for_a_whole_one(chromium, lively, tokenizer, monkeypatch):
+    chunks = Answering.chunks
+
+    async def first_only(self, include_usage):
+        async for chunk in chunks(self, include_usage):
+            yield chunk
+            return
+
+    monkeypatch.setattr(Answering, "chunks", first_only)
+    with serving(guard_for(lively, tokenizer)) as served:
+        chromium.get(served.url)
+        broken = say(chromium, "run")
+        assert broken.find_element(By.CSS_SELECTOR, ".error").text == "The answer broke off."
+        assert chromium.execute_script("return messages.length") == 0
 
 
 def test_the_page_loads_nothing_from_anywhere_else(lively, tokenizer):

@@ -39,7 +39,8 @@ def command(folders):
     return [sys.executable, "-c", start, "serve", "--model", model, "--interpreter", interpreter, "--port", "0"]
 
 
-def test_serve_answers_and_finishes_what_runs_when_it_is_told_to_stop(command):
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_serve_answers_and_finishes_what_runs_when_it_is_told_to_stop(command, stop):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         address = re.search(r"http://\S+", process.stdout.readline())
@@ -48,12 +49,12 @@ def test_serve_answers_and_finishes_what_runs_when_it_is_told_to_stop(command):
         with httpx.stream("POST", f"{address.group()}v1/chat/completions", json=asked, timeout=30) as response:
             lines = response.iter_lines()
             next(lines)
-            process.send_signal(signal.SIGINT)
+            process.send_signal(stop)
             rest = [line for line in lines if line]
         assert rest[-1] == "data: [DONE]"
         assert json.loads(rest[-2].removeprefix("data: "))["choices"][0]["finish_reason"] in ("stop", "length")
         _, errors = process.communicate(timeout=30)
-        assert process.returncode == 0, errors
+        assert process.returncode == (0 if stop == signal.SIGINT else -stop), errors  # uvicorn hands SIGTERM on
         logged = json.loads(errors.strip().splitlines()[-1].split(" ", 2)[-1])
         assert logged["status"] == 200
         assert "run" not in json.dumps(logged).split()
@@ -72,6 +73,26 @@ def test_a_port_in_use_is_said(command):
     assert "Is the port in use?" in stopped.stderr
 
 
+@pytest.mark.parametrize(
+    "option", [("--max-queue", "256"), ("--timeout", "5"), ("--max-body", "2000"), ("--log-prompts",)]
+)
+def test_an_option_that_vllm_does_not_have_is_refused(option, monkeypatch):
+    served = []
+
+    def become_vllm(*parts, **settings):
+        served.append(settings)
+        raise SystemExit
+
+    monkeypatch.setattr("lasa.serving.vllm.serve_with_vllm", become_vllm)
+    monkeypatch.setattr("lasa.serving.loading.find_parts", lambda **_: None)
+    serve = ["serve", "--engine", "vllm", "--model", "m", "--interpreter", "i", "--max-rows", "3"]
+    refused = CliRunner().invoke(app, [*serve, *option])
+    assert isinstance(refused.exception, GuardError) and f"{option[0]} has no effect" in str(refused.exception)
+    assert not served
+    CliRunner().invoke(app, serve)
+    assert served[0]["max_rows"] == 3
+
+
 def test_nothing_is_served_without_a_matching_interpreter(folders, tokenizer):
     model, interpreter = folders
     with pytest.raises(GuardError, match="needs an interpreter"):
@@ -83,6 +104,18 @@ def test_nothing_is_served_without_a_matching_interpreter(folders, tokenizer):
     load_guard(model=str(model), interpreter=interpreter, force=True)
     (model / "lasa.json").write_text("{}")  # a system that lasa aligned
     load_guard(model=str(model), interpreter=interpreter)
+
+
+def test_an_aligned_model_is_served_with_its_own_condition_and_an_interpreter_of_its_base(folders):
+    model, interpreter = folders
+    base = json.loads((interpreter / "config.json").read_text())["base_fingerprint"]
+    made = {"condition": "Decline this.", "base_fingerprint": base}
+    (model / "lasa.json").write_text(json.dumps(made))
+    assert load_guard(model=str(model), interpreter=interpreter).policy.condition == "Decline this."
+    (model / "lasa.json").write_text(json.dumps({**made, "base_fingerprint": "another"}))
+    with pytest.raises(ArtifactError, match="aligned from another base"):
+        load_guard(model=str(model), interpreter=interpreter)
+    load_guard(model=str(model), interpreter=interpreter, force=True)
 
 
 @pytest.fixture

@@ -1,5 +1,8 @@
+import asyncio
+import contextlib
 import json
 import logging
+import socket
 import subprocess
 import threading
 import time
@@ -130,6 +133,10 @@ def test_logprobs_whole_and_streamed(client, prompts):
         if chunk.choices[0].logprobs:
             streamed += chunk.choices[0].logprobs.content
     assert [one.token for one in streamed] == [one.token for one in content]
+    parts = [one for one in content if "\N{REPLACEMENT CHARACTER}" in one.token]
+    assert 0 < len(parts) < len(content)
+    assert all(one.bytes is None for one in parts)
+    assert all(bytes(one.bytes).decode() == one.token for one in content if one not in parts)
 
 
 def test_a_prefill_is_continued_after_the_condition(client, lively, tokenizer, guard, prompts):
@@ -166,6 +173,25 @@ def test_every_turn_is_scored_where_that_is_asked_for(client, guard, stream):
     assert answer.lasa["turns"][-1]["score"] == pytest.approx(answer.lasa["score"], abs=1e-4)
     plain = client.chat.completions.create(**SHORT, messages=CHAT, extra_body={"lasa": True})
     assert plain.lasa["turns"] is None
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_turns_that_cannot_be_read_are_the_callers_mistake_and_nobody_elses_trouble(
+    served, prompts, monkeypatch, stream
+):
+    slow_down(monkeypatch, 0.05)
+    unreadable = [{"role": "user", "content": " "}, *CHAT[1:3]]
+    assert post(served, **SHORT, messages=unreadable).status_code == 200
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(post(served, **body(prompts[0])))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    answer = post(served, **SHORT, messages=unreadable, lasa_turns=True, stream=stream)
+    for thread in threads:
+        thread.join()
+    assert answer.status_code == 400
+    assert [one.status_code for one in found] == [200] * 4
+    assert served.scheduler.failure is None
 
 
 def test_models_are_listed(client):
@@ -214,8 +240,8 @@ def test_a_guard_that_breaks_gives_503_and_no_answer_until_it_reads_again(served
             assert answer.json()["error"]["type"] == "guard_error"
         assert httpx.post(f"{served.url}/v1/moderations", json={"input": "hello"}).status_code == 503
         assert httpx.get(f"{served.url}/health").json()["status"] == "failing"
+    assert httpx.get(f"{served.url}/health").json()["status"] == "ok"  # it was tried out again; no request was needed
     assert post(served, **body(prompts[0])).status_code == 200
-    assert httpx.get(f"{served.url}/health").json()["status"] == "ok"
 
 
 def test_a_guard_that_breaks_in_the_middle_ends_the_stream_with_an_error(served, client, prompts, monkeypatch):
@@ -264,6 +290,7 @@ def test_an_answer_that_turns_harmful_is_stopped_in_the_stream(lively, tokenizer
         assert answer["finish_reason"] == "content_filter"
         assert answer["lasa"]["action"] == "refuse"
         refusal = answer["message"]["content"]
+        assert post(running, **body(stopped, logprobs=True)).json()["choices"][0]["logprobs"]["content"] == []
         with openai.OpenAI(base_url=f"{running.url}/v1", api_key="unused") as client:
             chunks = list(client.chat.completions.create(**body(stopped), stream=True))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks).endswith(refusal)
@@ -294,6 +321,14 @@ def test_a_wrong_request_is_told_what_is_wrong(served, prompts, change, message)
     answer = post(served, **{**body(prompts[0]), **change})
     assert answer.status_code == 400
     assert message in answer.json()["error"]["message"]
+
+
+def test_half_a_character_in_a_tool_call_is_no_server_error(served, prompts):
+    call = {"role": "assistant", "tool_calls": [{"arguments": "\ud800"}]}
+    asked = json.dumps(body(prompts[0], messages=[*prompts[0].messages, call, *prompts[0].messages]))
+    headers = {"Content-Type": "application/json"}
+    answer = httpx.post(f"{served.url}/v1/chat/completions", content=asked, headers=headers, timeout=30)
+    assert answer.status_code == 200
 
 
 def test_an_unknown_model_is_not_found(served, prompts):
@@ -360,6 +395,45 @@ def test_a_cancelled_stream_frees_its_slot(guard, prompts, monkeypatch):
             started = time.monotonic()
             assert post(busy, **body(prompts[0], max_tokens=1)).status_code == 200
             assert time.monotonic() - started < 1.5
+
+
+def test_a_client_that_leaves_before_the_first_chunk_frees_its_slot(guard, prompts, monkeypatch):
+    slow_down(monkeypatch, 0.05)
+    app = create_app(guard, ServerSettings(model_name="tiny", max_new_tokens=200))
+    scope = {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "method": "POST",
+        "scheme": "http", "path": "/v1/chat/completions", "query_string": b"", "root_path": "",
+        "headers": [(b"content-type", b"application/json")], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2),
+    }  # fmt: skip
+    asked = iter([json.dumps(body(prompts[6], max_tokens=200, stream=True)).encode()])
+
+    async def receive():
+        if (given := next(asked, None)) is not None:
+            return {"type": "http.request", "body": given}
+        await asyncio.sleep(60)
+
+    async def send(message):
+        raise OSError("the connection is gone")
+
+    with contextlib.suppress(Exception):
+        asyncio.run(app(scope, receive, send))
+    scheduler = app.state.scheduler
+    try:
+        end = time.monotonic() + 5
+        while scheduler.load != (0, 0) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert scheduler.load == (0, 0)
+        assert scheduler.metrics.cancelled._value.get() == 1
+    finally:
+        scheduler.close(20)
+
+
+def test_a_body_that_does_not_arrive_is_408(served, monkeypatch):
+    monkeypatch.setattr("lasa.serving.gate.BODY_SECONDS", 0.3)
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
+    with socket.create_connection(("127.0.0.1", int(served.url.rsplit(":", 1)[1])), timeout=20) as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(1000).startswith(b"HTTP/1.1 408")
 
 
 def test_a_request_that_takes_too_long_is_given_up(guard, prompts, monkeypatch):

@@ -7,9 +7,12 @@ import typer
 
 Action = Literal["condition", "refuse", "log", "off"]
 Engine = Literal["lasa", "vllm"]
+LASA_ONLY = ("max_queue", "timeout", "max_body", "log_prompts")
+"""Options that vLLM's server does not have."""
 
 
 def serve(
+    context: typer.Context,
     run: Path | None = typer.Option(None, help="Run folder whose aligned system and interpreter are served."),
     system: str = typer.Option("lasa", help="System of that run."),
     model: str = typer.Option("embedded", help="Model folder, with --interpreter."),
@@ -46,6 +49,13 @@ def serve(
     if engine == "vllm":
         from lasa.serving.vllm import serve_with_vllm
 
+        for option in LASA_ONLY:
+            source = context.get_parameter_source(option)
+            if source is not None and source.name == "COMMANDLINE":
+                raise GuardError(
+                    f"--{option.replace('_', '-')} has no effect in vLLM. Leave it out (vLLM's own options can be "
+                    "given after --), or use --engine lasa."
+                )
         serve_with_vllm(
             find_parts(run=run, system=system, model=model, interpreter=interpreter),
             policy,
@@ -95,6 +105,7 @@ def serve(
         socket = config.bind_socket()
     except SystemExit as error:  # uvicorn has logged the reason
         raise GuardError(f"The server cannot listen at {host}:{port}. Is the port in use?") from error
+    socket.listen(config.backlog)  # who reads the address below can connect at once
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{socket.getsockname()[1]}/"
     typer.echo(f"Serving {served} at {address} (stop with Ctrl-C; running answers are finished first)")

@@ -5,15 +5,18 @@ import json
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from sse_starlette import EventSourceResponse
+from starlette.types import Receive, Scope, Send
+
 from lasa.conditioning import Decision
 from lasa.conversation_scores import TurnDecision
+from lasa.detokenization import REPLACEMENT
 from lasa.errors import GuardError
 from lasa.serving.batch import TokenLogprob
-from lasa.serving.scheduler import Decided, Ended, Event, Failed, Ticket, Written
 from lasa.serving.schema import (
     AssistantMessage,
     ChatResponse,
@@ -25,6 +28,7 @@ from lasa.serving.schema import (
     TurnRecord,
     Usage,
 )
+from lasa.serving.tickets import Decided, Ended, Event, Failed, Ticket, Written
 
 
 def record(decision: Decision, turns: Sequence[TurnDecision] = ()) -> DecisionRecord:
@@ -71,6 +75,7 @@ class Answering:
 
         Raises:
             GuardError: The guard could not do its work.
+            DataError: The conversation cannot be read at one of its turns.
             TimeoutError: The deadline has passed.
         """
         async with asyncio.timeout(max(0.0, self.ticket.deadline - time.monotonic())):
@@ -104,7 +109,7 @@ class Answering:
                 Choice(
                     index=index,
                     message=AssistantMessage(content=one.outcome.answer.text),
-                    logprobs=self._shown(index, self._logprobs[index]),
+                    logprobs=self._shown(index, [] if one.outcome.stopped else self._logprobs[index]),
                     finish_reason=one.outcome.answer.finish_reason,
                     lasa=record(one.outcome.stopped) if one.outcome.stopped and self.explain else None,
                 )
@@ -176,4 +181,26 @@ class Answering:
 
     def _top(self, token: int, logprob: float) -> TopLogprob:
         text = self.tokenizer.decode([token], clean_up_tokenization_spaces=False)
-        return TopLogprob(token=text, logprob=max(logprob, -9999.0), bytes=list(text.encode("utf-8", "replace")))
+        whole = None if REPLACEMENT in text else list(text.encode())
+        return TopLogprob(token=text, logprob=max(logprob, -9999.0), bytes=whole)
+
+
+class Streamed(EventSourceResponse):  # type: ignore[misc]
+    """A stream that is let go of however it ends, also where the client left before its first chunk.
+
+    Args:
+        chunks: What is sent.
+        let_go: Called once at the end.
+        grace: Seconds it may go on when the server stops.
+    """
+
+    def __init__(self, chunks: AsyncIterator[dict[str, str]], let_go: Callable[[], None], grace: float) -> None:
+        super().__init__(chunks, shutdown_grace_period=grace)
+        self._let_go = let_go
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._let_go()

@@ -8,27 +8,27 @@ import contextlib
 import html
 import time
 from collections.abc import AsyncIterator, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from prometheus_client import generate_latest
-from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
 from lasa import __version__
 from lasa.conversation_scores import reading_points
+from lasa.errors import GuardError
 from lasa.generation import GenerationSettings
 from lasa.guard import Guard
 from lasa.prompts import Message
-from lasa.serving.answers import Answering, record
+from lasa.serving.answers import Answering, Streamed, record
 from lasa.serving.batch import Row
 from lasa.serving.failures import ERRORS, RequestError, install_error_handlers
 from lasa.serving.gate import Gate
 from lasa.serving.metrics import Metrics
-from lasa.serving.scheduler import Event, Scheduler, Ticket
+from lasa.serving.scheduler import QueueFullError, Scheduler
 from lasa.serving.schema import (
     MAX_SCORED_TURNS,
     ChatRequest,
@@ -40,8 +40,10 @@ from lasa.serving.schema import (
     ModerationResponse,
     ModerationResult,
 )
+from lasa.serving.tickets import Event, Ticket
 
 T = TypeVar("T")
+PROBE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class ServerSettings:
     Attributes:
         model_name: Name under which the model is served.
         max_rows: Answers that are written at the same time.
-        max_queue: Answers that may wait for their turn; more are turned away with 429.
+        max_queue: Answers that may wait for their turn; more are turned away with 429, except by an idle server.
         max_new_tokens: Length of an answer where the request does not say, and the longest it may ask for.
         temperature: Temperature where the request does not say.
         max_body: Bytes of the largest request.
@@ -139,16 +141,11 @@ def create_app(guard: Guard, settings: ServerSettings | None = None) -> FastAPI:
         metrics.first.observe(time.monotonic() - started)
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
 
-        async def stream() -> AsyncIterator[dict[str, str]]:
-            try:
-                async for chunk in answering.chunks(include_usage):
-                    yield chunk
-            finally:
-                scheduler.cancel(ticket)
-                note()
+        def let_go() -> None:
+            scheduler.cancel(ticket)
+            note()
 
-        streamed: Response = EventSourceResponse(stream(), shutdown_grace_period=settings.shutdown_timeout)
-        return streamed
+        return Streamed(answering.chunks(include_usage), let_go, settings.shutdown_timeout)
 
     @app.post("/v1/moderations", responses={**ERRORS})
     async def moderate(body: ModerationRequest, request: Request) -> ModerationResponse:
@@ -196,7 +193,9 @@ def create_app(guard: Guard, settings: ServerSettings | None = None) -> FastAPI:
 
     @app.get("/health", response_model=Health, responses={503: {"model": Health, "description": "It cannot answer."}})
     async def health() -> JSONResponse:
-        """Whether the guard answers; 503 after it failed, until it has read a prompt again."""
+        """Whether the guard answers; after a failure it is tried out again, and the answer is 503 while that fails."""
+        if scheduler.failure and not scheduler.closed:
+            await _probe(guard, scheduler, settings)
         running, waiting = scheduler.load
         found = Health(status="ok", running=running, waiting=waiting)
         if scheduler.closed or scheduler.failure:
@@ -221,6 +220,16 @@ def create_app(guard: Guard, settings: ServerSettings | None = None) -> FastAPI:
         )
 
     return app
+
+
+async def _probe(guard: Guard, scheduler: Scheduler, settings: ServerSettings) -> None:
+    """Let the guard read something, so that a server to which nobody sends requests any more sees that it can."""
+    row = Row(guard.question(({"role": "user", "content": "hello"},)), GenerationSettings(0))
+    answering = _open([row], guard, replace(settings, timeout=PROBE_SECONDS), explain=False)
+    with contextlib.suppress(GuardError, QueueFullError, TimeoutError):
+        scheduler.submit(answering.ticket)
+        await answering.whole()
+    scheduler.cancel(answering.ticket)
 
 
 def _rows(guard: Guard, body: ChatRequest, settings: ServerSettings) -> list[Row]:

@@ -23,6 +23,9 @@ from lasa.guard import Guard, Reading
 from lasa.guarded_row import Guarded, GuardedRow, Question
 from lasa.layers import input_device, observe_layers
 
+COLDEST = 1e-6
+"""Below this temperature logits would overflow; at it, the likeliest token is drawn."""
+
 
 @dataclass(frozen=True)
 class TokenLogprob:
@@ -118,7 +121,7 @@ class Row:
 
     def _draw(self, logits: Tensor) -> int:
         scores = logits.float().cpu()[None]
-        scores = TemperatureLogitsWarper(self.settings.temperature)(None, scores)
+        scores = TemperatureLogitsWarper(max(self.settings.temperature, COLDEST))(None, scores)
         if self.settings.top_p < 1:
             scores = TopPLogitsWarper(self.settings.top_p)(None, scores)
         return int(torch.multinomial(scores.softmax(-1)[0], 1, generator=self._generator))

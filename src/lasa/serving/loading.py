@@ -3,8 +3,9 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lasa.artifacts import read_json
 from lasa.conditioning import DEFAULT_CONDITION, Policy
-from lasa.errors import GuardError
+from lasa.errors import ArtifactError, GuardError
 from lasa.guard import Guard
 from lasa.interpreter import load_interpreter
 from lasa.models import load_model, model_folder
@@ -22,6 +23,7 @@ class Parts:
         aligned: Whether the model was trained on top of the interpreter's base.
         dtype: Of the weights; see `load_model`.
         device: Where to compute.
+        base: Fingerprint of the model that an aligned folder was trained from; empty where it does not say.
     """
 
     model: str
@@ -30,6 +32,7 @@ class Parts:
     aligned: bool
     dtype: str
     device: str
+    base: str = ""
 
 
 def find_parts(
@@ -49,7 +52,7 @@ def find_parts(
         system: Name of the run's system.
         model: Model folder, when there is no run.
         interpreter: Interpreter folder, when there is no run.
-        condition: Conditional text, when there is no run.
+        condition: Conditional text, when neither a run nor the model folder says with which it was aligned.
         dtype: Of the weights, when there is no run.
         device: Where to compute; a run's recipe says where it is `auto`.
 
@@ -67,8 +70,10 @@ def find_parts(
         return Parts(folder, interpreter_folder(run, system), text, aligned, recipe.model.dtype, place)
     if interpreter is None:
         raise GuardError("A guard needs an interpreter. Give --run RUN, or --model DIR with --interpreter DIR.")
-    aligned = (model_folder(model) / "lasa.json").is_file()
-    return Parts(model, interpreter, condition, aligned, dtype, device)
+    card = model_folder(model) / "lasa.json"
+    made = read_json(card) if card.is_file() else {}
+    text = made.get("condition", condition)
+    return Parts(model, interpreter, text, card.is_file(), dtype, device, made.get("base_fingerprint", ""))
 
 
 def load_guard(
@@ -89,7 +94,7 @@ def load_guard(
         system: Name of the run's system.
         model: Model folder, when there is no run.
         interpreter: Interpreter folder, when there is no run.
-        policy: Actions; the condition of a run's recipe is kept.
+        policy: Actions; the condition that the model was aligned with is kept.
         force: Also pair the interpreter with a model that it was not trained on.
         dtype: Of the weights, when there is no run; see `load_model`.
         device: Where to compute; a run's recipe says where it is `auto`.
@@ -111,4 +116,9 @@ def load_guard(
     network, tokenizer = load_model(parts.model, dtype=parts.dtype, device=parts.device)
     probe = load_interpreter(parts.interpreter)
     probe.check_fits(network, tokenizer, fingerprint=not parts.aligned and not force)
+    if parts.base and parts.base != probe.config.base_fingerprint and not force:
+        raise ArtifactError(
+            f"{parts.model} was aligned from another base model than the one that the interpreter in "
+            f"{parts.interpreter} reads. Give the interpreter of its run, or force the pairing."
+        )
     return Guard(network, tokenizer, probe, replace(policy, condition=parts.condition))

@@ -5,59 +5,24 @@ cancelled, admits what fits, and hands out what was written. A failure of the gu
 nothing is ever answered without a read.
 """
 
+import json
+import logging
 import math
 import threading
 import time
+import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
-from lasa.conditioning import Decision
 from lasa.conversation_scores import TurnDecision
-from lasa.errors import GuardError
+from lasa.errors import DataError, GuardError
 from lasa.generation import GenerationSettings
 from lasa.guard import Guard
-from lasa.guarded_row import Guarded
-from lasa.serving.batch import Row, RunningBatch, TokenLogprob
+from lasa.serving.batch import Row, RunningBatch
 from lasa.serving.metrics import Metrics
+from lasa.serving.tickets import Decided, Failed, Ticket
 
-
-@dataclass(frozen=True)
-class Decided:
-    """The prompt of a row was read; so was every earlier turn where that was asked for."""
-
-    row: int
-    decision: Decision
-    turns: Sequence[TurnDecision] = ()
-
-
-@dataclass(frozen=True)
-class Written:
-    """More of an answer, safe to show."""
-
-    row: int
-    text: str
-    logprobs: list[TokenLogprob]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A row is complete; `text` is what `Written` has not given out yet."""
-
-    row: int
-    text: str
-    logprobs: list[TokenLogprob]
-    outcome: Guarded
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The guard could not do its work; nothing more follows."""
-
-    error: GuardError
-
-
-Event = Decided | Written | Ended | Failed
+logger = logging.getLogger("lasa.serving")
 
 
 class QueueFullError(Exception):
@@ -68,67 +33,13 @@ class QueueFullError(Exception):
         self.retry_after = retry_after
 
 
-@dataclass
-class Ticket:
-    """One request: rows that are answered together or apart, and where its events go.
-
-    Attributes:
-        rows: The rows.
-        deliver: Called in the worker thread with each event; must not block or raise.
-        deadline: When its rows are dropped, by `time.monotonic`.
-        by_turn: Also read the conversation at each of its turns.
-        cancelled: Set by `Scheduler.cancel`.
-    """
-
-    rows: Sequence[Row]
-    deliver: Callable[[Event], None]
-    deadline: float = math.inf
-    by_turn: bool = False
-    cancelled: bool = False
-    _given: list[int] = field(default_factory=list)
-    _logprobs_given: list[int] = field(default_factory=list)
-    submitted: float = field(default_factory=time.monotonic)
-
-    def __post_init__(self) -> None:
-        self._given = [0] * len(self.rows)
-        self._logprobs_given = [0] * len(self.rows)
-
-    @property
-    def over(self) -> bool:
-        """Whether nobody waits for it any more."""
-        return self.cancelled or time.monotonic() > self.deadline
-
-    def hand_out(self, row: Row) -> None:
-        """Deliver what is new in a row."""
-        index = self.rows.index(row)
-        if row.ended:
-            outcome = row.outcome()
-            shown = self._given[index]
-            if outcome.stopped or outcome.decision.action == "refuse":
-                self.deliver(Ended(index, ("\n\n" if shown else "") + outcome.answer.text, [], outcome))
-                return
-            logprobs = self._new_logprobs(index, row, len(outcome.answer.text))
-            self.deliver(Ended(index, outcome.answer.text[shown:], logprobs, outcome))
-            return
-        released = row.released
-        if len(released) > self._given[index]:
-            text = released[self._given[index] :]
-            self._given[index] = len(released)
-            self.deliver(Written(index, text, self._new_logprobs(index, row, len(released))))
-
-    def _new_logprobs(self, index: int, row: Row, length: int) -> list[TokenLogprob]:
-        found = [one for one in row.logprobs[self._logprobs_given[index] :] if one.end <= length]
-        self._logprobs_given[index] += len(found)
-        return found
-
-
 class Scheduler:
     """Runs tickets on a guard in a worker thread.
 
     Args:
         guard: The guard.
         max_rows: Rows that are answered at the same time.
-        max_queue: Rows that may wait.
+        max_queue: Rows that may wait; one request that is larger is taken while nothing else runs or waits.
         prefill_tokens: Tokens of one prefill, padding counted; a longer prompt is prefilled alone.
         metrics: Where counts go.
 
@@ -146,6 +57,7 @@ class Scheduler:
         self._owners: dict[int, Ticket] = {}  # by the identity of a running row
         self._waiting: deque[tuple[Ticket, Row]] = deque()
         self._changed = threading.Condition()
+        self._entering = 0  # rows that have left the queue and are not in the batch yet
         self._closing = self._stopping = False
         self._seconds_per_row = 1.0
         _try_out(guard)
@@ -172,16 +84,19 @@ class Scheduler:
         with self._changed:
             if self.closed:
                 raise GuardError("The server is shutting down.")
-            if len(self._waiting) + len(ticket.rows) > self.max_queue:
+            running, waiting = len(self._batch.rows) + self._entering, len(self._waiting)
+            room = self.max_queue + max(0, self.max_rows - running) - waiting
+            if (running or waiting) and len(ticket.rows) > room:
                 wait = self._seconds_per_row * len(self._waiting) / self.max_rows
                 raise QueueFullError(min(60, max(1, math.ceil(wait))))
             self._waiting.extend((ticket, row) for row in ticket.rows)
             self._changed.notify()
 
     def cancel(self, ticket: Ticket) -> None:
-        """Stop a ticket; its slots are free before the next step."""
+        """Stop a ticket; its places in the queue are free now, its slots before the next step."""
         with self._changed:
             ticket.cancelled = True
+            self._waiting = deque(one for one in self._waiting if one[0] is not ticket)
             self._changed.notify()
 
     def close(self, timeout: float | None = None) -> None:
@@ -210,12 +125,14 @@ class Scheduler:
                 ended = self._batch.step()
                 self._hand_out(ended)
             except Exception as error:
-                self._fail(list(self._owners.values()), error)
+                self._fail([*self._owners.values(), *(ticket for ticket, _ in new)], error)
                 self._batch, self._owners = RunningBatch(self.guard), {}
+            self._entering = 0
             running, waiting = self.load
             self.metrics.running.set(running)
             self.metrics.waiting.set(waiting)
-        self._fail([*self._owners.values(), *(ticket for ticket, _ in self._waiting)], GuardError("The server stops."))
+        if left := [*self._owners.values(), *(ticket for ticket, _ in self._waiting)]:
+            self._fail(left, GuardError("The server stops."))
 
     def _admit(self) -> list[tuple[Ticket, Row]]:
         """Take from the queue what fits into the batch and one prefill."""
@@ -229,6 +146,7 @@ class Scheduler:
                     break
                 admitted.append((ticket, row))
             self._waiting.popleft()
+        self._entering = len(admitted)
         return admitted
 
     def _drop_cancelled(self) -> None:
@@ -241,12 +159,14 @@ class Scheduler:
     def _join(self, new: Sequence[tuple[Ticket, Row]]) -> None:
         started = time.monotonic()
         try:
-            turns = {id(ticket): self.guard.score_turns(row.question.messages) for ticket, row in new if ticket.by_turn}
+            turns = self._score_turns(new)
+            new = [one for one in new if not one[0].cancelled]
             self._batch.join([row for _, row in new])
         except Exception as error:
             self._fail([ticket for ticket, _ in new], error)
             return
-        self.failure = None
+        if new:
+            self.failure = None
         for ticket, row in new:
             decision = row.running.decision
             self.metrics.decisions.labels(decision.band, decision.action).inc()
@@ -257,6 +177,17 @@ class Scheduler:
                 self._finish(ticket, row)
             else:
                 self._owners[id(row)] = ticket
+
+    def _score_turns(self, new: Sequence[tuple[Ticket, Row]]) -> dict[int, Sequence[TurnDecision]]:
+        """The turns of the tickets that want them; a ticket whose turns cannot be read is told so, and cancelled."""
+        turns: dict[int, Sequence[TurnDecision]] = {}
+        for ticket in {id(ticket): ticket for ticket, _ in new if ticket.by_turn}.values():
+            try:
+                turns[id(ticket)] = self.guard.score_turns(ticket.rows[0].question.messages)
+            except DataError as error:
+                ticket.cancelled = True
+                ticket.deliver(Failed(error))
+        return turns
 
     def _hand_out(self, ended: Sequence[Row]) -> None:
         for row in self._batch.rows:
@@ -275,6 +206,8 @@ class Scheduler:
         """Nothing more is said to these tickets; whatever they have elsewhere in the batch is dropped."""
         self.failure = str(error) or type(error).__name__
         self.metrics.failures.inc()
+        where = traceback.format_tb(error.__traceback__)
+        logger.error(json.dumps({"event": "guard_failure", "error": self.failure, "traceback": where}))
         reason = error if isinstance(error, GuardError) else GuardError(f"The guard failed: {self.failure}")
         for ticket in {id(one): one for one in tickets}.values():
             ticket.cancelled = True

@@ -39,7 +39,8 @@ class ChatMessage(BaseModel):
         content = self.content or ""
         text = "".join(part.text for part in content) if isinstance(content, list) else content
         calls = [json.dumps(call, ensure_ascii=False) for call in self.tool_calls or ()]
-        return "\n".join([text, *calls] if text else calls)
+        whole = "\n".join([text, *calls] if text else calls)
+        return whole.encode("utf-8", "replace").decode("utf-8")  # a tool call may hold half a surrogate pair
 
 
 class StreamOptions(BaseModel):
@@ -106,11 +107,11 @@ class DecisionRecord(BaseModel):
 
 
 class TopLogprob(BaseModel):
-    """A token that could have come."""
+    """A token that could have come; `bytes` is null where it holds part of a character only."""
 
     token: str
     logprob: float
-    bytes: list[int]
+    bytes: list[int] | None
 
 
 class ContentLogprob(TopLogprob):

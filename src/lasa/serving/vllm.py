@@ -2,10 +2,17 @@
 
 import json
 import os
+import secrets
+import socket
+import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NoReturn
+from urllib.request import ProxyHandler, build_opener
 
 from lasa.conditioning import Policy
 from lasa.errors import GuardError
@@ -19,59 +26,66 @@ PROCESSORS = {"0": "lasa_vllm.processor_v1:ConditionProcessor", "1": "lasa_vllm.
 SERVER = "vllm.entrypoints.openai.api_server"
 """What `vllm serve` runs."""
 
+SHUTDOWN_S = 60
+
 
 def vllm_arguments(
-    parts: Parts,
-    policy: Policy,
-    *,
-    name: str,
-    host: str,
-    port: int,
-    max_rows: int,
-    max_new_tokens: int,
-    temperature: float,
-    force: bool,
-    runner: str = "0",
+    model: str, dtype: str, *, name: str, host: str, port: int, max_rows: int, max_new_tokens: int, temperature: float
 ) -> list[str]:
-    """The arguments of `vllm serve`.
+    """The arguments of `vllm serve` for a model, without a guard.
 
     Args:
-        parts: What is served.
-        policy: Actions.
+        model: Folder of the model, or a shipped model.
+        dtype: Of the weights; `auto` is as stored.
         name: Name of the model for clients.
         host: Address to bind.
         port: Port.
         max_rows: Answers written at the same time.
         max_new_tokens: Length of an answer where the request does not say, and its limit.
         temperature: Temperature where the request does not say.
+
+    Raises:
+        GuardError: vLLM cannot serve this.
+    """
+    folder = model_folder(model)
+    if not (folder / "config.json").is_file():
+        raise GuardError(f"{folder} is a PEFT adapter. Merge it into its base model, or use --engine lasa.")
+    if (folder / SOFT_CONDITION).exists():
+        raise GuardError(f"{folder} was aligned with a soft condition, which has no tokens. Use --engine lasa.")
+    generation = {"temperature": temperature, "max_new_tokens": max_new_tokens}
+    return [
+        *("--model", str(folder), "--dtype", dtype, "--tokenizer-mode", "hf", "--served-model-name", name),
+        *("--host", host, "--port", str(port)),
+        *("--max-num-seqs", str(max_rows), "--override-generation-config", json.dumps(generation)),
+    ]
+
+
+def guard_arguments(parts: Parts, policy: Policy, *, force: bool = False, runner: str = "0") -> list[str]:
+    """The arguments of `vllm serve` that put the guard inside.
+
+    Args:
+        parts: What is served.
+        policy: Actions.
         force: Also pair the interpreter with a model that it was not trained on.
         runner: vLLM's model runner, `0` for V1 and `1` for V2.
 
     Raises:
-        GuardError: vLLM cannot serve this, or not guarded in this way.
+        GuardError: vLLM does not guard in this way.
     """
-    folder = model_folder(parts.model)
     if (policy.harmful, policy.controversial, policy.reread_every) != ("condition", "condition", 0):
         raise GuardError(
             "In vLLM the guard conditions and does nothing else; --harmful, --controversial and "
             "--reread-every keep their defaults there. Use --engine lasa for the others."
         )
-    if not (folder / "config.json").is_file():
-        raise GuardError(f"{folder} is a PEFT adapter. Merge it into its base model, or use --engine lasa.")
-    if (folder / SOFT_CONDITION).exists():
-        raise GuardError(f"{folder} was aligned with a soft condition, which has no tokens. Use --engine lasa.")
     lasa = {"interpreter": str(parts.interpreter.resolve()), "condition": parts.condition, "force": force}
-    generation = {"temperature": temperature, "max_new_tokens": max_new_tokens}
     return [
-        *("--model", str(folder), "--served-model-name", name, "--host", host, "--port", str(port)),
-        *("--max-num-seqs", str(max_rows), "--override-generation-config", json.dumps(generation)),
         *("--additional-config", json.dumps({"lasa": lasa})),
         *("--logits-processors", PROCESSORS[runner], "--scheduler-cls", "lasa_vllm.scheduler.guarded_scheduler"),
     ]
 
 
 def serve_with_vllm(
-    parts: Parts, policy: Policy, *, api_key: str | None, extra: Sequence[str], **settings: Any
+    parts: Parts, policy: Policy, *, api_key: str | None, force: bool, extra: Sequence[str], **settings: Any
 ) -> NoReturn:
     """Become `vllm serve`.
 
@@ -79,19 +93,93 @@ def serve_with_vllm(
         parts: What is served.
         policy: Actions.
         api_key: Key that clients must give.
+        force: Also pair the interpreter with a model that it was not trained on.
         extra: Further arguments of `vllm serve`.
         settings: As of `vllm_arguments`.
 
     Raises:
         GuardError: vLLM is not installed, or cannot serve this.
     """
-    missing = [package for package in ("vllm", "lasa_vllm") if find_spec(package) is None]
+    _check_installed("vllm", "lasa_vllm")
+    environment = {**_environment(), **({"VLLM_API_KEY": api_key} if api_key else {})}
+    guard = guard_arguments(parts, policy, force=force, runner=environment["VLLM_USE_V2_MODEL_RUNNER"])
+    arguments = [*vllm_arguments(parts.model, parts.dtype, **settings), *guard, *extra]
+    os.execve(sys.executable, [sys.executable, "-m", SERVER, *arguments], environment)
+
+
+@contextmanager
+def running_vllm(
+    model: str, dtype: str, parts: Parts | None, *, log: Path, extra: Sequence[str], **settings: Any
+) -> Iterator[tuple[str, str]]:
+    """A `vllm serve` of one's own on this machine, for as long as the context lasts.
+
+    Args:
+        model: Folder of the model, or a shipped model.
+        dtype: Of the weights; `auto` is as stored.
+        parts: The guard that is put inside, or None for the model without one.
+        log: File that gets vLLM's output.
+        extra: Further arguments of `vllm serve`.
+        settings: `name`, `max_rows`, `max_new_tokens` and `temperature` of `vllm_arguments`.
+
+    Yields:
+        Its URL, and the key that it asks for.
+
+    Raises:
+        GuardError: vLLM is not installed, cannot serve this, or does not start.
+    """
+    _check_installed("vllm", *(["lasa_vllm"] if parts else []))
+    key, port = secrets.token_urlsafe(), _free_port()
+    environment = {**_environment(), "VLLM_API_KEY": key}
+    if parts is None:
+        environment["VLLM_PLUGINS"] = ""  # the plugin, where it is installed, serves nothing without a guard
+        guard = []
+    else:
+        guard = guard_arguments(parts, Policy(), runner=environment["VLLM_USE_V2_MODEL_RUNNER"])
+    arguments = [*vllm_arguments(model, dtype, host="127.0.0.1", port=port, **settings), *guard, *extra]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-m", SERVER, *arguments], env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+        try:
+            while not _is_up(f"http://127.0.0.1:{port}/health"):
+                if server.poll() is not None:
+                    last = log.read_text("utf-8", "replace").strip().splitlines()[-1:]
+                    raise GuardError(f"vLLM did not start: {''.join(last)} (all of its output is in {log}).")
+                time.sleep(1)
+            yield f"http://127.0.0.1:{port}/v1", key
+        finally:
+            server.terminate()
+            try:
+                server.wait(SHUTDOWN_S)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+
+
+def _check_installed(*packages: str) -> None:
+    missing = [package for package in packages if find_spec(package) is None]
     if missing:
         raise GuardError(
             f"{' and '.join(missing)} cannot be imported here. Install vllm, lasa and lasa-vllm into one environment "
             "(see plugins/lasa-vllm/README.md)."
         )
-    environment = {"VLLM_USE_V2_MODEL_RUNNER": "0", **os.environ, **({"VLLM_API_KEY": api_key} if api_key else {})}
-    runner = environment["VLLM_USE_V2_MODEL_RUNNER"]
-    arguments = vllm_arguments(parts, policy, runner=runner, **settings)
-    os.execve(sys.executable, [sys.executable, "-m", SERVER, *arguments, *extra], environment)
+
+
+def _environment() -> dict[str, str]:
+    return {"VLLM_USE_V2_MODEL_RUNNER": "0", **os.environ}
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+def _is_up(url: str) -> bool:
+    try:
+        with build_opener(ProxyHandler({})).open(url, timeout=5):
+            return True
+    except OSError:
+        return False

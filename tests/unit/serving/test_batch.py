@@ -116,6 +116,16 @@ def test_a_small_nucleus_draws_the_likeliest_token(tokenizer, prompts):
     assert row.outcome().answer == guard.generate([prompts[0].messages], SETTINGS)[0].answer
 
 
+@pytest.mark.parametrize("temperature", [1e-7, 1e-40, 1e-300])
+def test_a_temperature_near_zero_is_greedy_and_breaks_nobodys_answer(temperature, tokenizer, prompts):
+    guard = build_guard(lively_model("llama", tokenizer), tokenizer, prompts)
+    cold = GenerationSettings(max_new_tokens=10, temperature=temperature)
+    rows = [ask(guard, prompts[0].messages, cold), ask(guard, prompts[6].messages)]
+    run(RunningBatch(guard), {0: rows})
+    expected = guard.generate([prompts[0].messages, prompts[6].messages], SETTINGS)
+    assert [row.outcome().answer for row in rows] == [one.answer for one in expected]
+
+
 def test_logprobs_are_those_of_the_model(tokenizer, prompts):
     guard = build_guard(lively_model("llama", tokenizer), tokenizer, prompts, flagged=0)
     row = ask(guard, prompts[0].messages, top_logprobs=3)

@@ -55,7 +55,7 @@ class Guarded:
         self._interpreter = (interpreter.requires_grad_(False).to(device),)  # a tuple: none of vLLM's own weights
         self._threshold = lowest_threshold(interpreter.config)
         self._decisions = decisions_of(vllm_config)
-        self._weights_known = settings.force or is_aligned(vllm_config.model_config.model)
+        self._weights_known = settings.force or is_aligned(vllm_config.model_config.model, interpreter.config)
 
     def forward(
         self,

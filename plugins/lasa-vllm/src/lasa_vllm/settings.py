@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 from transformers import AutoTokenizer
+from vllm.tokenizers.registry import tokenizer_args_from_config
 
+from lasa.artifacts import read_json
 from lasa.conditioning import DEFAULT_CONDITION, condition_ids
-from lasa.errors import GuardError
+from lasa.errors import ArtifactError, GuardError
 from lasa.interpreter import InterpreterConfig
 from lasa.rendering import check_tokenizer, render
 from lasa.thinking import thinking_tail
@@ -100,6 +102,10 @@ def check_engine(vllm_config: "VllmConfig") -> None:
         f"--logits-processors {PROCESSORS[runner]} is missing": PROCESSORS[runner] not in processors,
         f"--scheduler-cls {SCHEDULER} is missing": vllm_config.scheduler_config.scheduler_cls != SCHEDULER,
         "--skip-tokenizer-init leaves no condition": model.skip_tokenizer_init,
+        "--tokenizer-mode hf is missing (vLLM would render chats otherwise than the interpreter knows them)": (
+            tokenizer_args_from_config(model)[0] != "hf"
+        ),
+        "--enable-trace-replay lets requests write over the condition": model.enable_trace_replay,
         "speculative decoding is not guarded": vllm_config.speculative_config is not None,
         "pipeline parallelism is not guarded; use --tensor-parallel-size": parallel.pipeline_parallel_size > 1,
         "batch-sharded sampling is not guarded": parallel.enable_batch_sharded_sampling,
@@ -150,9 +156,22 @@ def lowest_threshold(config: InterpreterConfig) -> float:
     return min(thresholds if config.controversial is None else [*thresholds, config.controversial])
 
 
-def is_aligned(model: str) -> bool:
-    """Whether a model folder was trained by lasa, so that its weights are not those the interpreter was trained on."""
-    return (Path(model) / "lasa.json").is_file()
+def is_aligned(model: str, config: InterpreterConfig) -> bool:
+    """Whether a model folder was trained by lasa, so that its weights are not those the interpreter was trained on.
+
+    Raises:
+        ArtifactError: It was, but from another base model than the interpreter's.
+    """
+    card = Path(model) / "lasa.json"
+    if not card.is_file():
+        return False
+    base = read_json(card).get("base_fingerprint")
+    if base and base != config.base_fingerprint:  # it does not say where the base was held in 4 bits
+        raise ArtifactError(
+            f"{model} was aligned from another base model than the one that this interpreter reads. Give the "
+            'interpreter of its run, or force the pairing with "force": true beside "interpreter".'
+        )
+    return True
 
 
 def _common_end(tokenizer: Any) -> list[int]:

@@ -1,0 +1,137 @@
+import json
+import logging
+import threading
+
+import pytest
+
+from guards import build_guard, lively_model
+from lasa.generation import GenerationSettings
+from lasa.prompts import user_prompt
+from lasa.serving.batch import Row, RunningBatch
+from lasa.serving.metrics import Metrics
+from lasa.serving.scheduler import QueueFullError, Scheduler
+from lasa.serving.tickets import Ended, Failed, Ticket
+
+SETTINGS = GenerationSettings(max_new_tokens=3)
+
+
+@pytest.fixture(scope="module")
+def guard(tokenizer):
+    prompts = [user_prompt(str(number), "en", text) for number, text in enumerate(("paint", "run", "cook rice"))]
+    return build_guard(lively_model("llama", tokenizer), tokenizer, prompts)
+
+
+@pytest.fixture
+def scheduler(guard):
+    """Makes schedulers, and ends them."""
+    made = []
+
+    def make(**settings):
+        made.append(Scheduler(guard, metrics=Metrics(), **settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close(20)
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """A batch that makes no step before this is set."""
+    free, step = threading.Event(), RunningBatch.step
+
+    def wait_and_step(self):
+        assert free.wait(20)
+        return step(self)
+
+    free.set()
+    monkeypatch.setattr(RunningBatch, "step", wait_and_step)
+    yield free
+    free.set()
+
+
+class Asked(Ticket):
+    """A ticket that keeps its events."""
+
+    def __init__(self, guard, rows=1):
+        questions = [guard.question(({"role": "user", "content": "run"},)) for _ in range(rows)]
+        self.events, self.over_now = [], threading.Event()
+        super().__init__([Row(question, SETTINGS) for question in questions], self.take)
+
+    def take(self, event):
+        self.events.append(event)
+        if isinstance(event, Failed) or sum(isinstance(one, Ended) for one in self.events) == len(self.rows):
+            self.over_now.set()
+
+    def answered(self):
+        return self.over_now.wait(20) and not any(isinstance(event, Failed) for event in self.events)
+
+
+def submitted(scheduler, guard, rows=1):
+    ticket = Asked(guard, rows)
+    scheduler.submit(ticket)
+    return ticket
+
+
+def test_without_a_queue_there_is_room_for_what_can_run_at_once(scheduler, guard, held):
+    one = scheduler(max_rows=2, max_queue=0)
+    assert submitted(one, guard).answered()
+    held.clear()
+    tickets = [submitted(one, guard) for _ in range(2)]
+    with pytest.raises(QueueFullError):
+        one.submit(Asked(guard))
+    held.set()
+    assert all(ticket.answered() for ticket in tickets)
+    assert submitted(one, guard).answered()
+
+
+def test_a_request_larger_than_the_queue_is_taken_by_an_idle_server_only(scheduler, guard, held):
+    one = scheduler(max_rows=1, max_queue=1)
+    held.clear()
+    first = submitted(one, guard)
+    with pytest.raises(QueueFullError):
+        one.submit(Asked(guard, rows=4))
+    held.set()
+    assert first.answered()
+    for _ in range(200):
+        if one.load == (0, 0) and not one._entering:
+            break
+        threading.Event().wait(0.01)
+    assert submitted(one, guard, rows=4).answered()
+
+
+def test_who_leaves_the_queue_makes_room_in_it(scheduler, guard, held):
+    one = scheduler(max_rows=1, max_queue=2)
+    held.clear()
+    running, gone = submitted(one, guard), [submitted(one, guard) for _ in range(2)]
+    with pytest.raises(QueueFullError):
+        one.submit(Asked(guard))
+    for ticket in gone:
+        one.cancel(ticket)
+    staying = [submitted(one, guard) for _ in range(2)]
+    held.set()
+    assert running.answered()
+    assert all(ticket.answered() for ticket in staying)
+    assert not any(ticket.events for ticket in gone)
+
+
+def test_a_failure_is_told_to_all_whom_it_concerns_and_logged_once(scheduler, guard, monkeypatch, caplog):
+    one = scheduler()
+    with monkeypatch.context() as patch, caplog.at_level(logging.ERROR, "lasa.serving"):
+        patch.setattr("lasa.serving.scheduler.Scheduler._drop_cancelled", lambda _: 1 / 0)
+        failed = submitted(one, guard)
+        assert not failed.answered()
+    assert [str(event.error) for event in failed.events] == ["The guard failed: division by zero"]
+    (logged,) = [json.loads(record.message) for record in caplog.records]
+    assert (logged["event"], logged["error"]) == ("guard_failure", "division by zero")
+    assert "_drop_cancelled" in "".join(logged["traceback"])
+    assert submitted(one, guard).answered()
+    assert one.failure is None
+
+
+def test_a_close_with_nothing_left_is_no_failure(scheduler, guard):
+    one = scheduler()
+    assert submitted(one, guard).answered()
+    one.close(20)
+    assert one.failure is None
+    assert one.metrics.failures._value.get() == 0
