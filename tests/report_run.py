@@ -19,6 +19,12 @@ SYSTEMS = {  # attack success on seen and on unseen languages, over-refusal
     "interpreter-only": (0.04, 0.12, 0.08), "lasa": (0.02, 0.04, 0.06),
 }  # fmt: skip
 PER_LANGUAGE = 50
+RECIPE = """  base: {}
+  surface-sft: {method: sft, signal: none, guarded: false}
+  surface-kto: {method: kto}
+  interpreter-only: {guarded: true}
+  lasa: {method: kto, signal: interpreter, guarded: true}
+"""
 
 
 def write_run(folder: Path) -> Path:
@@ -26,8 +32,9 @@ def write_run(folder: Path) -> Path:
     (folder / "samples").mkdir(parents=True)
     _write(folder / "metrics.json", metrics())
     _write(folder / "bottleneck.json", bottleneck())
-    _write(folder / "provenance.json", {"versions": {"lasa": "0.1.0"}, "git_commit": None, "command": ["lasa", "run"]})
-    recipe = "model: embedded\nseen_languages: [en, zh, ko]\nalignment:\n  beta: 0.1\n"
+    made = {"versions": {"lasa": "0.1.0"}, "git_commit": None, "command": ["lasa", "run"]}
+    _write(folder / "provenance.json", {**made, "began": "2026-01-31T12:00:00+00:00"})
+    recipe = "model: embedded\nseen_languages: [en, zh, ko]\nalignment:\n  beta: 0.1\nsystems:\n" + RECIPE
     (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
     for name in SYSTEMS:
         lines = [json.dumps(sample.to_json(), ensure_ascii=False) for sample in samples(name)]

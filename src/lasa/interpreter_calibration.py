@@ -5,7 +5,8 @@ exchangeable with the development prompts, and nothing about the scores. So noth
 development prompts; benign ones, which need no judgement of harm, are enough for a promise on false refusals. Two
 things bend the assumption a little and are accepted: the same development prompts stopped the training, and
 translations of one question are not independent, which widens the spread of the global threshold around its average.
-A language's own threshold holds with confidence, not only on average, where there are prompts enough.
+A language's own threshold holds with confidence, not only on average, where there are questions enough. A question
+that is asked in several ways there (paraphrases, templates) counts once, with its highest score.
 """
 
 import math
@@ -23,6 +24,7 @@ from lasa.errors import RecipeError
 from lasa.interpreter import InterpreterConfig, SafetySemanticInterpreter
 from lasa.interpreter_training import LabelledStates
 from lasa.languages import sort_languages
+from lasa.prompts import Prompt
 
 CONFIDENCE = 0.95
 """Of the bound on a language's own rate of false refusals."""
@@ -118,8 +120,8 @@ def calibrate(
         known = f" They are in {', '.join(codes)}; in other languages nothing is promised."
         threshold, statements = found.value, {"threshold": found.statement + known}
         for code in codes if options.per_language else ():
-            here = torch.tensor([p.language == code for p in benign.prompts])
-            own = confident_threshold(scores[here].tolist(), options.false_refusals)
+            highest = _highest_by_question(benign.prompts, scores.tolist(), code)
+            own = confident_threshold(highest, options.false_refusals)
             if own.guaranteed:
                 by_language[code] = own.value
             fallback = "" if own.guaranteed else " The global threshold is used."
@@ -210,7 +212,7 @@ def confident_threshold(benign_probabilities: Sequence[float], false_refusals: f
     return _above(
         scores,
         n - (int(passed.sum()) - 1),
-        f"At most {false_refusals:.1%} of benign prompts like the {n} development prompts are flagged "
+        f"At most {false_refusals:.1%} of benign prompts like those of the {n} development questions are flagged "
         f"(distribution-free, with {CONFIDENCE:.0%} confidence).",
     )
 
@@ -273,6 +275,16 @@ def expected_calibration_error(
             diagram.append({"confidence": confidence, "accuracy": accuracy, "n": int(inside.sum())})
             error += inside.mean() * abs(confidence - accuracy)
     return float(error), diagram
+
+
+def _highest_by_question(prompts: Sequence[Prompt], scores: Sequence[float], language: str) -> list[float]:
+    """The highest score of each question in a language: wordings of one question are not independent."""
+    highest: dict[tuple[str, str], float] = {}
+    for prompt, score in zip(prompts, scores, strict=True):
+        if prompt.language == language:
+            question = (prompt.source, prompt.query_id)
+            highest[question] = max(score, highest.get(question, 0.0))
+    return list(highest.values())
 
 
 def _above(scores: NDArray[np.float64], rank: int, statement: str) -> Threshold:

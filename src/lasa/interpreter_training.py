@@ -241,9 +241,9 @@ def _check_splits(train: LabelledStates, development: LabelledStates) -> None:
             raise DataError(f"The {name} prompts are not all labelled harmful or benign. Add a label column.")
         if len({p.harmful for p in part.prompts}) < 2:
             raise DataError(f"The {name} prompts need both harmful and benign rows to train an interpreter.")
-    shared = {p.query_id for p in train.prompts} & {p.query_id for p in development.prompts}
+    shared = {(p.source, p.query_id) for p in train.prompts} & {(p.source, p.query_id) for p in development.prompts}
     if shared:
         raise DataError(
             f"{len(shared)} queries are in both the training and the development data (such as "
-            f"{sorted(shared)[0]!r}); early stopping and thresholds would be fitted on known prompts. Split by query."
+            f"{min(shared)[1]!r}); early stopping and thresholds would be fitted on known prompts. Split by query."
         )

@@ -14,20 +14,18 @@ from typing import Any
 
 from lasa.alignment.trainers import HelpfulnessFloor
 from lasa.alignment_study import AlignmentTables, align_system
-from lasa.alignment_sweep import Choice, choose, reached, sweep_metrics
-from lasa.artifacts import FILES, read_json, read_sealed, write_json, write_sealed
+from lasa.artifacts import FILES, model_fingerprint, read_sealed, write_json, write_sealed
 from lasa.bottleneck import find_bottleneck
 from lasa.cli.tables import audit_table
 from lasa.conditioning import DEFAULT_CONDITION, Policy
 from lasa.corpora.audit import check_no_leaks
 from lasa.errors import DataError
 from lasa.evaluation.answering import LocalModel
-from lasa.evaluation.compare import COMPARED, read_samples
 from lasa.evaluation.judge_settings import make_judges
-from lasa.evaluation.metrics import compare_systems, rate_of, system_metrics
-from lasa.evaluation.outcomes import Sample
+from lasa.evaluation.metrics import rate_of
 from lasa.evaluation.panel import Panel
 from lasa.evaluation.run import generate_samples
+from lasa.evaluation.run_metrics import choice_of, collect_metrics, point_folder
 from lasa.generation import GenerationSettings
 from lasa.guard import Guard
 from lasa.hidden_states import read_to_folder
@@ -37,7 +35,7 @@ from lasa.interpreter_tables import InterpreterTables, load_tables
 from lasa.layers import num_layers
 from lasa.models import load_model, model_folder
 from lasa.progress import say
-from lasa.prompts import Prompt
+from lasa.prompts import Prompt, check_parallel
 from lasa.recipe import Recipe, SystemSection
 from lasa.report.html import write_report
 from lasa.run_folder import RunFolder
@@ -54,10 +52,12 @@ def run_pipeline(recipe: Recipe, output: Path) -> Path:
     with run.locked():
         model, tokenizer = _load(recipe, recipe.model.path)
         if not run.finished("bottleneck"):
-            with run.stage("bottleneck", "bottleneck.json"):
+            with run.stage("bottleneck", "bottleneck.json", reads=recipe.layer_search.prompts):
                 locate(run, model, tokenizer)
         if not run.finished("interpreter"):
-            with run.stage("interpreter", "interpreter.json", "interpreter/config.json"):
+            with run.stage(
+                "interpreter", "interpreter.json", "interpreter/config.json", reads=_interpreter_sources(recipe)
+            ):
                 interpret(run, model, tokenizer)
         interpreter = load_interpreter(run.path / "interpreter")
         interpreter.check_fits(model, tokenizer)
@@ -65,16 +65,18 @@ def run_pipeline(recipe: Recipe, output: Path) -> Path:
             for number, point in enumerate(system.points()):
                 if not run.finished(f"point {name} {number}"):
                     samples = point_folder(run, name, number).relative_to(run.path) / "samples.jsonl"
-                    with run.stage(f"point {name} {number}", samples.as_posix()):
+                    reads = _alignment_sources(recipe, point)
+                    with run.stage(f"point {name} {number}", samples.as_posix(), reads=reads):
                         try_point(run, name, number, point, interpreter)
                     gc.collect()
             if system.method and not run.finished(f"align {name}"):
-                with run.stage(f"align {name}", f"systems/{name}/{FILES}", f"systems/{name}/drift.json"):
+                with run.stage(f"align {name}", *_written(recipe, name), reads=_alignment_sources(recipe, system)):
                     align(run, name, system, interpreter)
                 gc.collect()  # trainers hold their models in cycles
         for name, system in recipe.systems.items():
             if not run.finished(f"evaluate {name}"):
-                with run.stage(f"evaluate {name}", f"samples/{name}.jsonl"):
+                reads = list(recipe.evaluation.benchmarks.values())
+                with run.stage(f"evaluate {name}", f"samples/{name}.jsonl", reads=reads):
                     evaluate(run, name, system)
         with run.stage("metrics", "metrics.json"):
             write_json(run.path / "metrics.json", collect_metrics(run))
@@ -86,6 +88,7 @@ def locate(run: RunFolder, model: Any, tokenizer: Any) -> None:
     """Stage 1: read all layers once and search for the bottleneck."""
     section = run.recipe.layer_search
     prompts = [prompt for source in section.prompts for prompt in load_prompts(source)]
+    check_parallel(prompts)
     layers = list(range(num_layers(model) + 1))
     stored = read_to_folder(model, tokenizer, prompts, layers, run.path / "hidden_states", section.position)
     found = find_bottleneck(
@@ -96,7 +99,13 @@ def locate(run: RunFolder, model: Any, tokenizer: Any) -> None:
         raise DataError(f"{found.verdict} Set layer_search.layer in the recipe to go on with a layer of your choice.")
     if section.layer is not None and section.layer != found.layer:
         say(f"Using layer {section.layer} as the recipe asks. {found.verdict}")
-    write_sealed(run.path / "bottleneck.json", {**found.to_json(), "used_layer": used, "position": section.position})
+    result = {
+        **found.to_json(),
+        "used_layer": used,
+        "position": section.position,
+        "provenance": {"fingerprint": model_fingerprint(model)},  # the rest is in the run's provenance.json
+    }
+    write_sealed(run.path / "bottleneck.json", result)
     say(found.verdict)
 
 
@@ -139,7 +148,7 @@ def align(run: RunFolder, name: str, system: SystemSection, interpreter: SafetyS
     if not system.sweep:
         _train(run, system, interpreter, folder, name)
         return
-    choice = _choice(run, name, system)
+    choice = choice_of(run, name, system)
     say(f"{name}: {choice.verdict}")
     kept = point_folder(run, name, choice.point) / "model"
     if not kept.is_dir():
@@ -151,70 +160,11 @@ def align(run: RunFolder, name: str, system: SystemSection, interpreter: SafetyS
         shutil.rmtree(point_folder(run, name, number) / "model", ignore_errors=True)
 
 
-def point_folder(run: RunFolder, name: str, number: int) -> Path:
-    """Where a point of a system's sweep keeps its samples and, until the choice is made, its model."""
-    return run.path / "sweep" / name / str(number)
-
-
 def evaluate(run: RunFolder, name: str, system: SystemSection) -> None:
     """Stage 4: answer every benchmark prompt and judge the answers."""
     prompts = {split: load_prompts(source) for split, source in run.recipe.evaluation.benchmarks.items()}
     folder = run.path / "systems" / name if system.method else None
     _answer(run, system, folder, prompts, run.path / "samples" / f"{name}.jsonl", name)
-
-
-def collect_metrics(run: RunFolder) -> dict[str, Any]:
-    """Stage 5: `metrics.json`, from nothing but what the run wrote."""
-    recipe = run.recipe
-    samples = {name: read_samples(run.path / "samples" / f"{name}.jsonl") for name in recipe.systems}
-    bottleneck, interpreter = read_sealed(run.path / "bottleneck.json"), read_json(run.path / "interpreter.json")
-    headline, *others = recipe.evaluation.benchmarks
-    seen = recipe.seen_languages
-
-    def systems_on(split: str) -> dict[str, Any]:
-        return {name: system_metrics(_of(split, rows), seen) for name, rows in samples.items()}
-
-    systems = systems_on(headline)
-    for name, system in recipe.systems.items():
-        if system.method:
-            systems[name]["drift"] = read_json(run.path / "systems" / name / "drift.json")
-            if recipe.alignment.development:
-                systems[name]["perplexity"] = read_json(run.path / "systems" / name / "perplexity.json")
-        if system.sweep:
-            tried = [system_metrics(samples, seen) for samples in _point_samples(run, name, system)]
-            systems[name].update(sweep_metrics(system.sweep, tried, _choice(run, name, system)))
-    return {
-        "schema": 1,
-        "seen_languages": seen,
-        "headline": headline,
-        "bottleneck": bottleneck,
-        "interpreter": {
-            **interpreter["facts"],
-            **interpreter["benchmarks"][headline],
-            **interpreter["generalisation"],
-            "audit": interpreter["audit"],
-        },
-        "systems": systems,
-        "splits": {
-            split: {"systems": systems_on(split), "interpreter": interpreter["benchmarks"][split]} for split in others
-        },
-        "comparisons": _comparisons({name: _of(headline, rows) for name, rows in samples.items()}, seen),
-        "seconds": run.seconds,
-    }
-
-
-def _comparisons(samples: dict[str, list[Sample]], seen: Sequence[str]) -> list[dict[str, Any]]:
-    """The last system of the recipe against every other, on seen and on unseen languages."""
-    *others, last = samples
-    codes = {s.prompt.language for rows in samples.values() for s in rows}
-    groups = {"seen": codes & set(seen), "unseen": codes - set(seen)}
-    return [
-        compare_systems(samples[other], samples[last], other, last, languages, group, metric)
-        for metric in COMPARED
-        for other in others
-        for group, languages in groups.items()
-        if languages
-    ]
 
 
 def _train(
@@ -225,15 +175,17 @@ def _train(
         interpreter = load_interpreter(run.path / "interpreter_at" / str(system.interpreter_layer))
     model, tokenizer = _load(recipe, recipe.model.path, four_bit=system.four_bit)
     benign = [prompt for prompt in _development(recipe) if prompt.harmful is False]
+    labelled = _interpreter_tables(recipe)
     align_system(
         model,
         tokenizer,
         interpreter,
         AlignmentTables(
             load_preferences(system.preferences or recipe.alignment.preferences),
-            _interpreter_tables(recipe).development,
+            labelled.development,
             [prompt for source in recipe.layer_search.prompts for prompt in load_prompts(source)],
             benign,
+            labelled.calibration,
         ),
         system,
         recipe.alignment,
@@ -306,24 +258,29 @@ def _development(recipe: Recipe) -> list[Prompt]:
     """The prompts on which sweeps are decided, and helpfulness and perplexity are watched; none without a source.
 
     Raises:
-        DataError: One of them is asked in a benchmark.
+        DataError: One of them is asked in a benchmark, or none is benign.
     """
     prompts = [prompt for source in recipe.alignment.development for prompt in load_prompts(source)]
+    if prompts and all(prompt.harmful is not False for prompt in prompts):
+        raise DataError("alignment.development holds no benign prompt to measure helpfulness on. Add some.")
     check_no_leaks(prompts, [p for source in recipe.evaluation.benchmarks.values() for p in load_prompts(source)])
     return prompts
 
 
-def _point_samples(run: RunFolder, name: str, system: SystemSection) -> list[list[Sample]]:
-    return [read_samples(point_folder(run, name, number) / "samples.jsonl") for number in range(len(system.sweep))]
+def _written(recipe: Recipe, name: str) -> list[str]:
+    """What later stages read of a trained system; the manifest covers the rest."""
+    files = [FILES, "drift.json", *(["perplexity.json"] if recipe.alignment.development else [])]
+    return [f"systems/{name}/{file}" for file in files]
 
 
-def _choice(run: RunFolder, name: str, system: SystemSection) -> Choice:
-    seen, floor = run.recipe.seen_languages, run.recipe.alignment.helpfulness_floor
-    return choose([reached(samples, seen) for samples in _point_samples(run, name, system)], floor)
+def _interpreter_sources(recipe: Recipe) -> list[str]:
+    section = recipe.interpreter
+    return [*section.train, *section.development, *section.calibration, *recipe.evaluation.benchmarks.values()]
 
 
-def _of(split: str, samples: Sequence[Sample]) -> list[Sample]:
-    return [sample for sample in samples if sample.split == split]
+def _alignment_sources(recipe: Recipe, system: SystemSection) -> list[str]:
+    section = recipe.alignment
+    return [system.preferences or section.preferences, *section.development, *recipe.layer_search.prompts]
 
 
 def _interpreter_tables(recipe: Recipe) -> InterpreterTables:

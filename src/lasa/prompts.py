@@ -144,7 +144,8 @@ def check_parallel(prompts: Sequence[Prompt]) -> None:
     """Make sure that a semantic and a language silhouette are both defined.
 
     Raises:
-        DataError: Fewer than two languages or queries, or no query that occurs in two languages.
+        DataError: Fewer than two languages or queries, no query that occurs in two languages, or one that occurs twice
+            in the same.
     """
     languages = {p.language for p in prompts}
     queries = Counter((p.query_id) for p in prompts)
@@ -159,6 +160,12 @@ def check_parallel(prompts: Sequence[Prompt]) -> None:
         raise DataError(
             "No query occurs in two languages, so meaning and language cannot be told apart. "
             "Translations of one question must share their query id."
+        )
+    (query, language), times = Counter((p.query_id, p.language) for p in prompts).most_common(1)[0]
+    if times > 1:
+        raise DataError(
+            f"Query {query!r} occurs {times} times in {language}. Equal query ids mean translations of one question, "
+            "and rows of a file without ids are numbered: give different questions different ids."
         )
 
 

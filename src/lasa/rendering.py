@@ -129,9 +129,11 @@ def template_fingerprint(tokenizer: Any) -> str:
 def _user_span(
     tokenizer: Any, text: str, offsets: Sequence[tuple[int, int]], messages: Sequence[Message]
 ) -> tuple[int, int]:
-    content = next(m["content"] for m in reversed(messages) if m["role"] == "user")
-    content = defuse(tokenizer, content).strip()
-    start = text.rfind(content) if content else -1
+    place = max(i for i, m in enumerate(messages) if m["role"] == "user")
+    content = defuse(tokenizer, messages[place]["content"]).strip()
+    start = text.find(content) if content else -1
+    if start >= 0 and text.find(content, start + 1) >= 0:
+        start = _start_of_message(tokenizer, text, messages, place, content)
     if start < 0:
         raise DataError("The chat template does not contain the last user message as it was given.")
     end = start + len(content)
@@ -139,3 +141,16 @@ def _user_span(
     if not inside:
         raise DataError("The last user message has no token of its own; it is empty after tokenization.")
     return inside[0], inside[-1] + 1
+
+
+def _start_of_message(tokenizer: Any, text: str, messages: Sequence[Message], place: int, content: str) -> int:
+    """Where a message begins whose content is in the text more than once (a role's name, a quoted sentence), or -1.
+
+    Up to the message, the text is the same whatever it says: with another first letter the texts part there.
+    """
+    written = messages[place]["content"]
+    indent = written[: len(written) - len(written.lstrip())]
+    other = {**messages[place], "content": indent + ("b" if content.startswith("a") else "a")}
+    changed = render_text(tokenizer, [*messages[:place], other, *messages[place + 1 :]])
+    start = next((i for i, (one, two) in enumerate(zip(text, changed, strict=False)) if one != two), len(text))
+    return start if text.startswith(content, start) else -1

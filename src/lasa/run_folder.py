@@ -1,13 +1,15 @@
 """The run folder: one recipe, one lock, finished stages remembered, so that a run goes on where it stopped.
 
 `stages.json` records, for every finished stage, the hash of the files it wrote: what a later stage, the server or the
-report reads is what was written. It is sealed itself, and holds the hash of the run's recipe.
+report reads is what was written. It records the hash of the data files it read as well: no run goes on with other data
+than it began with. It is sealed itself, and holds the hash of the run's recipe.
 """
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,14 @@ from lasa.artifacts import (
     TEMPORARY,
     check_file,
     file_hash,
+    fingerprint,
     provenance,
     read_sealed,
     write_json,
     write_sealed,
     write_text,
 )
+from lasa.corpora import LOADERS
 from lasa.errors import ArtifactError, RecipeError
 from lasa.recipe import Recipe, check_recipe, parse_recipe, recipe_text
 
@@ -76,7 +80,7 @@ class RunFolder:
             for leftover in self.path.rglob(f".*{TEMPORARY}"):
                 leftover.unlink()
             if not (self.path / RECIPE).exists():
-                write_json(self.path / PROVENANCE, provenance())
+                write_json(self.path / PROVENANCE, provenance(began=datetime.now(UTC).isoformat(timespec="seconds")))
                 self._write({})
                 write_text(self.path / RECIPE, recipe_text(self.recipe))  # last: it is what makes a folder a run
             yield
@@ -89,17 +93,23 @@ class RunFolder:
         return {name: stage["seconds"] for name, stage in self._stages.items()}
 
     def finished(self, stage: str) -> bool:
-        """Whether a stage has been completed; its files are verified.
+        """Whether a stage has been completed; its files, and the data files it read, are verified.
 
         If one of them was removed, the stage is to be done again, and with it the later stages, which read what it
         wrote. Stages of its own kind (the evaluations of other systems) read nothing of it and stay.
 
         Raises:
-            ArtifactError: A file of the stage is damaged; the message names it.
+            ArtifactError: A file of the stage is damaged, or one that it read was changed; the message names it.
         """
         stages = self._stages
         if stage not in stages:
             return False
+        for source, recorded in stages[stage].get("read", {}).items():
+            if source_hash(source) not in (recorded, None):
+                raise ArtifactError(
+                    f"{source} was changed after the stage {stage!r} of {self.path} read it. Restore it; for other "
+                    "data choose another --output."
+                )
         files = stages[stage]["files"]
         if all((self.path / name).is_file() for name in files):
             for name, recorded in files.items():
@@ -111,21 +121,23 @@ class RunFolder:
         return False
 
     @contextmanager
-    def stage(self, name: str, *files: str) -> Iterator[None]:
+    def stage(self, name: str, *files: str, reads: Sequence[str] = ()) -> Iterator[None]:
         """Time a stage; it counts as finished when the body ends without an error.
 
         Args:
             name: Its kind, and the system it works on if there are several: `evaluate base`.
             files: What it writes, relative to the run folder: each is verified before it is used later. Of a folder
                 that has a manifest with hashes of its own, the manifest.
+            reads: Sources of the recipe (see `lasa.sources`) that it reads.
         """
         if name in self._stages:
             self._forget(name)
+        read = {source: found for source in reads if (found := source_hash(source))}
         started = time.monotonic()
         yield
         seconds = round(time.monotonic() - started, 2)
         hashes = {file: file_hash(self.path / file) for file in files}
-        self._write({**self._stages, name: {"seconds": seconds, "files": hashes}})
+        self._write({**self._stages, name: {"seconds": seconds, "files": hashes, "read": read}})
 
     @property
     def _stages(self) -> dict[str, Any]:
@@ -182,6 +194,16 @@ def check_recorded(path: Path) -> None:
             for stage in _record(folder)["stages"].values():
                 if name in stage["files"]:
                     check_file(path, stage["files"][name])
+
+
+def source_hash(source: str) -> str | None:
+    """Hash of the file or folder that a source names; None where it is no file: missing, embedded, or on a hub."""
+    kind, _, rest = source.partition(":")
+    path = Path((rest if rest and kind in LOADERS else source).partition("?")[0])
+    if path.is_dir():
+        files = (file for file in path.rglob("*") if file.is_file())
+        return fingerprint({file.relative_to(path).as_posix(): file_hash(file) for file in files})
+    return file_hash(path) if path.is_file() else None
 
 
 def _record(path: Path) -> dict[str, Any]:

@@ -10,13 +10,15 @@ import pytest
 
 from lasa.artifacts import read_json
 from lasa.cli import main
-from lasa.errors import ArtifactError
+from lasa.embedded.world import tables
+from lasa.errors import ArtifactError, DataError
 from lasa.evaluation.compare import read_samples
 from lasa.models import load_model
 from lasa.pipeline import run_pipeline
+from lasa.prompts import read_prompts, write_prompts
 from lasa.recipe import check_recipe, recipe_text
 from lasa.report.run_folder import read_run
-from miniature import write_model, write_recipe
+from miniature import LANGUAGES, write_model, write_recipe
 
 SYSTEMS = {"base": {}, "lasa": {"method": "kto", "signal": "interpreter", "guarded": True}}
 
@@ -25,7 +27,10 @@ SYSTEMS = {"base": {}, "lasa": {"method": "kto", "signal": "interpreter", "guard
 def recipe(tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("miniature")
     write_model(folder / "model", tokenizer)
-    return check_recipe(write_recipe(folder, SYSTEMS, batch_size=8), "test")
+    plain = write_recipe(folder, SYSTEMS, batch_size=8)
+    write_prompts(folder / "development.jsonl", tables.evaluation_prompts("combinations", 2, LANGUAGES, share="dev"))
+    plain["alignment"]["development"] = [str(folder / "development.jsonl")]
+    return check_recipe(plain, "test")
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +112,7 @@ DAMAGE = {
     "the interpreter's figures": "interpreter.json",
     "a trained model": "systems/lasa/model.safetensors",
     "the drift": "systems/lasa/drift.json",
+    "the perplexity": "systems/lasa/perplexity.json",
     "samples": "samples/base.jsonl",
     "the record": "stages.json",
     "the recipe": "recipe.yaml",
@@ -139,6 +145,7 @@ def test_what_lies_in_a_run_is_verified_by_every_reader(whole, tmp_path):
     for file, read in {
         "samples/base.jsonl": read_samples,
         "metrics.json": lambda _: read_run(run),
+        "recipe.yaml": lambda _: read_run(run),
         "systems/lasa/model.safetensors": lambda path: load_model(str(path.parent)),
     }.items():
         content = bytearray((run / file).read_bytes())
@@ -148,6 +155,31 @@ def test_what_lies_in_a_run_is_verified_by_every_reader(whole, tmp_path):
             read(run / file)
         content[-20] ^= 1
         (run / file).write_bytes(content)
+
+
+def test_a_benchmark_that_changed_between_two_systems_is_named(whole, recipe, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole / "run", run)
+    (run / "samples" / "lasa.jsonl").unlink()
+    benchmark = Path(recipe.evaluation.benchmarks["templates"])
+    before = benchmark.read_bytes()
+    benchmark.write_bytes(before.replace(b"\n", b"\n\n", 1))
+    try:
+        with pytest.raises(ArtifactError, match=rf"{benchmark.name} was changed.*Restore it"):
+            run_pipeline(recipe, run)
+    finally:
+        benchmark.write_bytes(before)
+    run_pipeline(recipe, run)
+    assert metrics(run) == metrics(whole / "run")
+
+
+def test_development_prompts_without_a_benign_one_are_refused_before_anything_is_trained(whole, recipe, tmp_path):
+    harmful = [prompt for prompt in read_prompts(Path(recipe.alignment.development[0])) if prompt.harmful]
+    write_prompts(tmp_path / "harmful.jsonl", harmful)
+    section = recipe.alignment.model_copy(update={"development": [str(tmp_path / "harmful.jsonl")]})
+    with pytest.raises(DataError, match=r"alignment\.development holds no benign prompt"):
+        run_pipeline(recipe.model_copy(update={"alignment": section}), tmp_path / "run")
+    assert not (tmp_path / "run" / "systems" / "lasa").exists()
 
 
 def test_a_shard_of_another_run_is_refused(whole, recipe, tmp_path):

@@ -35,11 +35,21 @@ def recipe(tmp_path, model_folder):
     ]
     (tmp_path / "preferences.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
     trained = {"method": "sft", "guarded": True, "learning_rate": 0.05, "steps": 3, "batch_size": 4, "warmup_steps": 1}
+    benign = [prompt for prompt in tables.interpreter_prompts(("sw",), 60, share="dev") if not prompt.harmful]
+    write_prompts(tmp_path / "calibration.jsonl", benign)
     return {
         "model": {"path": str(model_folder)},
         "seen_languages": ["en", "zh"],
         "layer_search": {"prompts": [str(tmp_path / "search.jsonl")], "layer": 2, "resamples": 50},
-        "interpreter": {"train": [str(tmp_path / "train.jsonl")], "epochs": 2, "seeds": 1, "kind": "linear"},
+        "interpreter": {
+            "train": [str(tmp_path / "train.jsonl")],
+            "calibration": [str(tmp_path / "calibration.jsonl")],
+            "false_refusals": 0.2,
+            "per_language": True,
+            "epochs": 2,
+            "seeds": 1,
+            "kind": "linear",
+        },
         "alignment": {"preferences": str(tmp_path / "preferences.jsonl"), "drift_bound": 0.001, "refit": True},
         "systems": {"base": {}, "tuned": trained},
         "evaluation": {"benchmarks": {"combinations": str(tmp_path / "test.jsonl")}, "max_new_tokens": 4},
@@ -56,6 +66,7 @@ def test_a_run_measures_drift_and_serves_the_interpreter_that_was_fitted_again(r
     assert "drift" not in metrics["systems"]["base"]
     base, own = (load_interpreter(run / name) for name in ("interpreter", "systems/tuned/interpreter"))
     assert base.config.temperature != own.config.temperature
+    assert "sw" in base.config.language_thresholds and "sw" in own.config.language_thresholds
     assert load_guard(run=run, system="tuned").interpreter.config == own.config
     assert load_guard(run=run, system="base").interpreter.config == base.config
     interpreter = metrics["interpreter"]

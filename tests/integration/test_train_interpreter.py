@@ -101,6 +101,21 @@ def test_the_doctor_measures_drift_warns_and_fits_again(files, aligned):
     assert torch.equal(before.out.weight, after.out.weight)
 
 
+def test_the_doctor_fits_languages_and_the_band_again_or_says_that_they_are_gone(files, aligned):
+    write_prompts(files / "dev.jsonl", tables.interpreter_prompts(("en", "zh"), 40, share="dev"))
+    train_interpreter(files, "--false-refusals", 0.2, "--per-language", "--controversial-misses", 0.05)
+    known = ("doctor", "--interpreter", files / "out" / "interpreter", "--base", files / "tiny-llama",
+             "--prompts", files / "dev.jsonl", "--model", aligned, "--refit", files / "again")  # fmt: skip
+    had = load_interpreter(files / "out" / "interpreter").config
+    assert set(had.language_thresholds) == {"en", "zh"} and had.controversial is not None
+    printed = lasa(*known)
+    assert "no longer there: the threshold of en, the threshold of zh, the controversial band." in printed
+    assert load_interpreter(files / "again").config.language_thresholds == {}
+    printed = lasa(*known, "--false-refusals", 0.2, "--controversial-misses", 0.05)
+    assert "no longer there" not in printed
+    assert set(load_interpreter(files / "again").config.language_thresholds) == {"en", "zh"}
+
+
 def test_the_doctor_refuses_an_aligned_model_as_the_base(files, aligned):
     train_interpreter(files)
     known = ("doctor", "--interpreter", files / "out" / "interpreter")

@@ -127,6 +127,7 @@ def test_stored_states_give_what_states_in_memory_give(tokenizer, tmp_path):
         (parallel(30, ("en",)), "all in one language"),
         (parallel(1), "one query only"),
         ([user_prompt(str(i), code, "x") for i, code in enumerate(LANGUAGES)], "No query occurs in two languages"),
+        ([*parallel(3), *parallel(3)], "Query '0' occurs 2 times in en"),
     ],
 )
 def test_prompts_that_are_not_parallel_are_an_error(prompts, message):

@@ -187,3 +187,16 @@ def test_tokens_are_inserted_once_after_an_opener(tokenizer, opener):
         row.accept(token)
     assert row.next_forced is None
     assert row.token_ids == [7, *opener, *opener, 8]
+
+
+@pytest.mark.parametrize("opener", [[30], [30, 31]])
+def test_tokens_are_inserted_after_an_opener_among_the_forced_ones_too(tokenizer, opener):
+    row = RowState(tokenizer, [2], 100, forced=[7, *opener, 9], inserted=[40, 41], insert_after=[opener])
+    said = []
+    while row.next_forced is not None:
+        said.append(row.next_forced)
+        row.accept(said[-1])
+    assert said == [7, *opener, 40, 41, 9]
+    for token in [*opener, 8]:
+        row.accept(token)
+    assert row.token_ids == [*opener, 8]

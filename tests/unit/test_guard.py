@@ -475,6 +475,14 @@ def test_the_condition_is_repeated_inside_a_block_that_the_model_opens_itself(th
     assert len(said) == 10
 
 
+def test_a_prefill_that_opens_the_block_gets_the_condition_inside_it(thinker, prompts):
+    guard = build_guard(lively_model("llama", thinker), thinker, prompts, flagged=1)
+    row = guard.generate([prompts[0].messages], SETTINGS, prefills=["<think>Sure"])[0]
+    opener, rest = (thinker(text, add_special_tokens=False)["input_ids"] for text in ("<think>", "Sure"))
+    ids = [*render(thinker, prompts[0].messages).token_ids, *guard.condition, *opener, *guard.condition, *rest]
+    assert row.answer.token_ids == continuation(guard, ids)
+
+
 def test_training_rows_place_the_condition_where_the_guard_does(thinker):
     from lasa.alignment.rows import Preference, token_rows
 

@@ -199,6 +199,18 @@ class TestCalibrate:
         probe.config = found
         assert (probe.probability(benign.states) >= found.language_thresholds["sw"]).float().mean() <= 0.02
 
+    def test_ten_wordings_of_a_question_are_one_question(self):
+        """Wordings of a question score alike: 1,000 rows about 100 questions bound what 100 questions bound."""
+        development = labelled_states(400, ("en",), seed=1)
+        asked = labelled_states(200, ("sw",), name="s", seed=2)
+        asked = asked.rows([not p.harmful for p in asked.prompts])
+        wordings = LabelledStates(
+            torch.cat([asked.states + 0.01 * number for number in range(10)]), [*asked.prompts] * 10
+        )
+        once, often = (calibrate(reader(), development, CalibrationOptions(0.02, True), b) for b in (asked, wordings))
+        assert all("the 100 development prompts" in found.statements["language sw"] for found in (once, often))
+        assert often.config.language_thresholds["sw"] >= once.config.language_thresholds["sw"]
+
     def test_the_band_reaches_from_its_floor_to_the_threshold(self):
         development = labelled_states(400, separation=0.7, seed=1)
         found = calibrate(reader(), development, CalibrationOptions(0.05, controversial_misses=0.05))

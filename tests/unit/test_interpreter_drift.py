@@ -73,6 +73,15 @@ def test_fitting_again_restores_the_false_refusal_rate_and_keeps_the_weights(pro
     assert "5.0%" in calibrated.statements["threshold"]
 
 
+def test_fitting_again_takes_benign_prompts_in_further_languages(probe, base):
+    more = labelled_states(200, ("it",), name="more")
+    more = more.rows((more.labels < 0.5).tolist())
+    options = CalibrationOptions(0.05, per_language=True)
+    alone, joined = (refit(probe, base.states, base.prompts, options, also)[0].config for also in (None, more))
+    assert "it" not in alone.language_thresholds
+    assert "it" in joined.language_thresholds
+
+
 @pytest.mark.parametrize("label", [None, True])
 def test_fitting_again_needs_both_labels(probe, base, label):
     prompts = [replace(p, harmful=label) for p in base.prompts]

@@ -128,6 +128,12 @@ class TestSplits:
             mixed = LabelledStates(development.states, [shared, *development.prompts[1:]])
             train_interpreter(train, mixed, config(), OPTIONS)
 
+    def test_equal_ids_in_two_sources_are_two_queries(self, parts):
+        """Rows of a file without ids are numbered, and a training and a development file both begin with 0."""
+        train = parts[0]
+        other = LabelledStates(train.states, [replace(p, source="development.csv") for p in train.prompts])
+        train_interpreter(train, other, config(), replace(OPTIONS, epochs=1, seeds=1))
+
     @pytest.mark.parametrize("label", [True, None])
     def test_splits_need_both_labels_on_every_row(self, parts, label):
         train, development = parts

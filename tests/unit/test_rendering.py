@@ -124,6 +124,22 @@ def test_every_familys_user_span_and_turn_end_are_found(family):
     assert made.convert_ids_to_tokens(turn_end_ids(made)) == [turn_end]
 
 
+@pytest.mark.parametrize("text", ["assistant", "model", "a", "user", "INST"])
+def test_user_span_is_the_message_and_not_the_same_words_elsewhere(family, text):
+    """Of two renderings that differ in the last user message alone, what is not the message is the same."""
+    made, _, _ = family
+    answer = {"role": "assistant", "content": f"You said {text}, {text}?"}
+    for before, after in (((), ()), ((*HELLO, answer), ()), ((), (answer,))):
+        around = []
+        for content in (text, "something else"):
+            rendered = render(made, (*before, {"role": "user", "content": content}, *after))
+            start, end = rendered.user_span
+            assert made.decode(rendered.token_ids[start:end]).strip() == content.strip()
+            parts = rendered.token_ids[:start], rendered.token_ids[end:]
+            around.append([made.decode(part).strip() for part in parts])
+        assert around[0] == around[1]
+
+
 def test_every_familys_markers_typed_as_text_stay_text(family):
     made, turn_end, markers = family
     forged = "hi" + turn_end + "".join(markers) + "system"

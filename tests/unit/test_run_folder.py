@@ -6,7 +6,7 @@ from filelock import FileLock
 from lasa.artifacts import read_json, write_json
 from lasa.errors import ArtifactError
 from lasa.recipe import check_recipe
-from lasa.run_folder import RunFolder, check_recorded, open_run
+from lasa.run_folder import RunFolder, check_recorded, open_run, source_hash
 
 RECIPE = {
     "model": {"path": "embedded"},
@@ -83,6 +83,32 @@ def test_the_samples_of_one_system_are_made_again_alone(tmp_path):
     (tmp_path / "evaluate base.json").unlink()
     with run.locked():
         assert [run.finished(stage) for stage in STAGES] == [True, True, False, True]
+
+
+def test_data_that_a_finished_stage_read_must_not_change_and_all_other_data_may(tmp_path):
+    data, other = tmp_path / "data.csv", tmp_path / "other.csv"
+    data.write_text("prompt,language\nhello,en\n")
+    run = RunFolder(tmp_path / "run", recipe())
+    with run.locked():
+        with run.stage("bottleneck", reads=[f"{data}?prompt=prompt", str(other), "embedded:layer-search"]):
+            pass
+        other.write_text("written later")
+        assert run.finished("bottleneck")
+        data.write_text("prompt,language\nhi,en\n")
+        with pytest.raises(ArtifactError, match=r"data\.csv\?prompt=prompt was changed after the stage 'bottleneck'"):
+            run.finished("bottleneck")
+        data.unlink()  # nothing can be read from it
+        assert run.finished("bottleneck")
+
+
+def test_a_folder_of_a_corpus_is_hashed_with_all_its_files_wherever_it_lies(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name / "sw").mkdir(parents=True)
+        (tmp_path / name / "sw" / "test.jsonl").write_text("{}")
+    first = source_hash(f"xcopa:{tmp_path / 'a'}?split=test")
+    assert first == source_hash(f"xcopa:{tmp_path / 'b'}")
+    (tmp_path / "a" / "sw" / "test.jsonl").write_text("{} ")
+    assert first != source_hash(f"xcopa:{tmp_path / 'a'}")
 
 
 def test_an_edited_record_is_named(tmp_path):

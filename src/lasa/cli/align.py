@@ -29,7 +29,7 @@ def align(
     import yaml
     from rich.console import Console
 
-    from lasa.alignment.trainers import launch_device
+    from lasa.alignment.processes import launch_device
     from lasa.alignment_study import AlignmentTables, align_system
     from lasa.artifacts import read_json
     from lasa.errors import RecipeError

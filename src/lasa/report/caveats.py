@@ -52,7 +52,13 @@ def _judges(run: Run) -> list[str]:
     if not run.judges:
         return []
     one = "One judge" if len(run.judges) == 1 else "Judges"
-    return [f"{one} scored the answers: {listed(run.judges)}. The intervals do not contain the judge's own mistakes."]
+    told = [f"{one} scored the answers: {listed(run.judges)}. The intervals do not contain the judge's own mistakes."]
+    if run.judges == ["refusal-patterns"] and not any(entry.get("agreement") for entry in run.systems.values()):
+        told.append(
+            "That judge looks for refusal phrases and does not understand an answer: a refusal in other words passes "
+            "for compliance, and so does a useless answer. A second judge is needed before anything is decided on this."
+        )
+    return told
 
 
 def _leaks(run: Run) -> list[str]:

@@ -265,15 +265,16 @@ def forest(rows: Sequence[Row]) -> Figure:
     Args:
         rows: One per comparison: `comparison` (what is compared), `difference`, `low`, `high` (fractions).
     """
-    figure = Figure(figsize=(WIDTH, 0.7 + 0.38 * len(rows)))
+    figure = Figure(figsize=(WIDTH, 0.6 + 0.42 * len(rows)))
     axes = figure.subplots()
     axes.axvline(0, color=MUTED, linewidth=1)
     for y, row in enumerate(rows):
+        axes.annotate(row["comparison"], (0, y - 0.42), xycoords=("axes fraction", "data"), va="center", fontsize=8.5)
         clear = row["low"] is not None and (row["low"] > 0 or row["high"] < 0)
         axes.plot([row["low"], row["high"]], [y, y], color=BLUE if clear else GREY, linewidth=2)
         axes.plot([row["difference"]], [y], color=BLUE if clear else GREY, marker="o", markersize=5.5)
-    axes.set_yticks(range(len(rows)), [row["comparison"].replace(", ", "\n", 1) for row in rows])
-    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_yticks([])
+    axes.set_ylim(len(rows) - 0.6, -0.8)
     axes.set_xlabel("percentage points, first minus second")
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
     return figure

@@ -18,6 +18,7 @@ from lasa.report.sections import Save
 from lasa.report.summary import summarise
 from lasa.report.svg import FigureFiles, drawing, save_figure
 from lasa.report.system_cards import write_model_cards
+from lasa.report.systems import guard_explanation, system_descriptions
 from lasa.report.tables import HeatRow, Table
 from lasa.report.values import interval, percent, rates
 
@@ -72,6 +73,8 @@ def _render(run: Run, folder: Path) -> str:
     return environment.get_template("report.html.jinja").render(
         run=run,
         summary=summarise(run),
+        compared=system_descriptions(run),
+        guard=guard_explanation(run),
         heat=heat,
         heat_files=heat_files,
         asr_table=tables.asr_table(run),

@@ -123,7 +123,7 @@ def drift(run: Run, _save: Save) -> list[Section]:
     section = Section("drift", "What alignment did to the interpreter", tables=[table])
     section.text.append(
         "Training moves the hidden states that the interpreter reads. Where many decisions change, its thresholds "
-        "should be fitted again on the trained model."
+        "have to be fitted again on the trained model (refit in the recipe)."
     )
     return [section]
 

@@ -11,7 +11,7 @@ from lasa.artifacts import read_json
 from lasa.errors import ArtifactError, DataError
 from lasa.evaluation.outcomes import Sample
 from lasa.languages import canonical_language, sort_languages
-from lasa.run_folder import check_recorded
+from lasa.run_folder import RECORD, check_recorded, open_run
 
 BASE = "base"
 MAIN = "lasa"
@@ -59,7 +59,8 @@ class Run:
     @property
     def splits(self) -> Document:
         """Metrics of the harder held-out splits, by name."""
-        return self.metrics.get("splits") or {}
+        splits = self.metrics.get("splits") or {}
+        return {name: {**split, "systems": in_order(split.get("systems") or {})} for name, split in splits.items()}
 
     @property
     def comparisons(self) -> list[Document]:
@@ -91,6 +92,11 @@ class Run:
     def model_name(self) -> str:
         """The base model as the recipe or the provenance names it, without this machine's folders; empty if neither."""
         return without_folders(next(iter(_model_names(self.recipe) + _model_names(self.provenance)), ""))
+
+    @property
+    def began(self) -> str:
+        """The day on which the run began, as 2026-01-31; empty if it is not recorded."""
+        return str(self.provenance.get("began") or "")[:10]
 
     @property
     def uses_embedded_model(self) -> bool:
@@ -168,6 +174,8 @@ def _optional_object(path: Path) -> Document:
 def _recipe(path: Path) -> tuple[str, Document]:
     if not path.exists():
         return "", {}
+    if (path.parent / RECORD).is_file():
+        open_run(path.parent)  # an edited recipe is not what the run was made with
     try:
         text = path.read_text(encoding="utf-8")
         recipe = yaml.safe_load(text)

@@ -226,9 +226,11 @@ def _drift(run: Run) -> list[str]:
     changed = as_rate(drift.get("changed"))
     if changed is None or not drift.get("exceeded"):
         return []
+    refitted = (run.recipe.get("alignment") or {}).get("refit")
+    remedy = "were fitted again on the trained model before it was evaluated" if refitted else "should be fitted again"
     return [
         f"Training {run.main_system} changed {with_interval(changed)} of the interpreter's decisions, more than the "
-        f"bound of {percent(drift['bound'])}: its thresholds should be fitted again on the trained model."
+        f"bound of {percent(drift['bound'])}: its thresholds {remedy}."
     ]
 
 

@@ -81,6 +81,23 @@ def test_a_complete_run_has_every_section(page: Page) -> None:
     assert "Not in this report" not in page.text
 
 
+def test_what_each_system_is_and_when_the_run_began_is_told(page: Page) -> None:
+    assert "Safety report, run of 2026-01-31" in page.text
+    for told in (
+        "base the model as it came.",
+        "surface-sft trained (SFT) on safety data without the interpreter.",
+        "interpreter-only the model as it came, behind the guard.",
+        "lasa trained (KTO) on safety data with the interpreter's decisions, behind the guard.",
+        "Behind the guard, a small interpreter reads every prompt",
+    ):
+        assert told in page.text
+
+
+def test_the_systems_stand_in_one_order_everywhere(page: Page) -> None:
+    split = page.text[page.text.index("Split “concepts”: systems") :]
+    assert split.index("lasa") < split.index("surface-sft")
+
+
 def test_the_page_loads_nothing_from_elsewhere(run: Path, page: Page) -> None:
     assert all(address.startswith(("#", "data:")) for address in page.addresses)
     html = (run / "report.html").read_text(encoding="utf-8")

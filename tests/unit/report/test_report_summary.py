@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,27 @@ def test_what_was_tested_is_not_called_untested() -> None:
     values["systems"]["lasa"]["all"]["hard_benign_over_refusal"] = rate(0.1, 100)
     untested = next(sentence for sentence in summary(values).caveats if sentence.startswith("Not tested"))
     assert "look harmful" not in untested and "languages" not in untested
+
+
+def test_refusal_phrases_as_the_only_judge_are_called_too_little() -> None:
+    def told(judge: str, **more: Any) -> bool:
+        rows = [replace(sample, judge=judge) for sample in samples("lasa")]
+        values = two_systems(rate(0.62, 100), rate(0.04, 100))
+        values["systems"]["lasa"].update(more)
+        return any("second judge is needed" in sentence for sentence in summary(values, samples={"lasa": rows}).caveats)
+
+    assert told("refusal-patterns")
+    assert not told("llm:other")
+    assert not told("refusal-patterns", agreement={"judges": ["refusal-patterns", "llm:other"]})
+
+
+def test_thresholds_that_were_fitted_again_are_not_asked_for_again() -> None:
+    drifted = [
+        next(sentence for sentence in summary(metrics(), recipe=recipe).findings if "more than the bound" in sentence)
+        for recipe in ({}, {"alignment": {"refit": True}})
+    ]
+    assert drifted[0].endswith("its thresholds should be fitted again.")
+    assert drifted[1].endswith("its thresholds were fitted again on the trained model before it was evaluated.")
 
 
 def test_no_difference_has_no_sign() -> None:
