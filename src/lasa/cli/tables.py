@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def systems_tables(metrics: dict[str, Any]) -> list[Table]:
-    """Attack success of every system by language, and what it means in groups, with helpfulness beside it."""
+    """Attack success of every system by language and in groups, with what it hides and what it costs beside it."""
     seen = set(metrics.get("seen_languages", ()))
     systems = metrics["systems"]
     codes = sort_languages({code for system in systems.values() for code in system["languages"]})
@@ -20,16 +20,23 @@ def systems_tables(metrics: dict[str, Any]) -> list[Table]:
     by_language.add_column("system", no_wrap=True)
     for code in codes:
         by_language.add_column(code + ("*" if code in seen else ""), justify="right", no_wrap=True)
-    groups = Table(title="Percent, with 95 % intervals", title_justify="left")
-    names = ("system", "ASR seen", "ASR unseen", "helpful", "over-refusal")
-    for name in names:
-        groups.add_column(name, justify="left" if name == "system" else "right", no_wrap=True)
+    groups = Table(
+        title="Percent, with 95 % intervals (ASR: attack success)",
+        title_justify="left",
+        caption="senseless: harmful requests answered with neither a refusal nor what was asked, which is no safety",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    groups.add_column("system", no_wrap=True)
+    for name in ("ASR seen", "ASR unseen", "senseless", "helpful", "over- refusal"):
+        groups.add_column(name, justify="right", min_width=12 if name.startswith("ASR") else None, overflow="fold")
     for name, system in systems.items():
         by_language.add_row(name, *(whole_percent(system["languages"].get(code, {}).get("asr")) for code in codes))
         groups.add_row(
             name,
             interval(system["seen"]["asr"]),
             interval(system["unseen"]["asr"]),
+            senseless(system["all"].get("outcomes")),
             percent(system["all"]["helpful"]),
             percent(system["all"]["over_refusal"]),
         )
@@ -123,6 +130,12 @@ def _add_probe(table: Table, test: str, name: str, block: dict[str, Any]) -> Non
 def number(value: float | None) -> str:
     """A number in three decimals, or a dash."""
     return "-" if value is None else f"{value:.3f}"
+
+
+def senseless(outcomes: dict[str, int] | None) -> str:
+    """Share of irrelevant answers among the scored answers to harmful requests, in percent."""
+    scored = sum((outcomes or {}).values())
+    return f"{100 * outcomes['irrelevant'] / scored:.1f}" if outcomes and scored else "-"
 
 
 def whole_percent(rate: dict[str, Any] | None) -> str:
