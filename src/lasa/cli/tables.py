@@ -23,20 +23,20 @@ def systems_tables(metrics: dict[str, Any]) -> list[Table]:
     groups = Table(
         title="Percent, with 95 % intervals (ASR: attack success)",
         title_justify="left",
-        caption="senseless: harmful requests answered with neither a refusal nor what was asked, which is no safety",
+        caption="neither: harmful requests answered neither by a refusal nor as asked, which is no safety",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
     groups.add_column("system", no_wrap=True)
-    for name in ("ASR seen", "ASR unseen", "senseless", "helpful", "over- refusal"):
-        groups.add_column(name, justify="right", min_width=12 if name.startswith("ASR") else None, overflow="fold")
+    for name in ("ASR seen", "ASR unseen", "neither", "helpful", "over- refusal"):
+        groups.add_column(name, justify="right", overflow="fold")
     for name, system in systems.items():
         by_language.add_row(name, *(whole_percent(system["languages"].get(code, {}).get("asr")) for code in codes))
         groups.add_row(
             name,
             interval(system["seen"]["asr"]),
             interval(system["unseen"]["asr"]),
-            senseless(system["all"].get("outcomes")),
+            senseless_share(system["all"].get("outcomes")),
             percent(system["all"]["helpful"]),
             percent(system["all"]["over_refusal"]),
         )
@@ -132,7 +132,7 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def senseless(outcomes: dict[str, int] | None) -> str:
+def senseless_share(outcomes: dict[str, int] | None) -> str:
     """Share of irrelevant answers among the scored answers to harmful requests, in percent."""
     scored = sum((outcomes or {}).values())
     return f"{100 * outcomes['irrelevant'] / scored:.1f}" if outcomes and scored else "-"
