@@ -29,7 +29,7 @@ def systems_tables(metrics: dict[str, Any]) -> list[Table]:
     )
     groups.add_column("system", no_wrap=True)
     for name in ("ASR seen", "ASR unseen", "neither", "helpful", "over- refusal"):
-        groups.add_column(name, justify="right", overflow="fold")
+        groups.add_column(name, justify="right", width=12 if name.startswith("ASR") else 7)
     for name, system in systems.items():
         by_language.add_row(name, *(whole_percent(system["languages"].get(code, {}).get("asr")) for code in codes))
         groups.add_row(
