@@ -18,7 +18,7 @@ from lasa.hidden_states import check_readable
 from lasa.rendering import check_tokenizer
 from lasa.soft_condition import SOFT_CONDITION, SoftCondition
 
-SHIPPED = {"embedded": "planted", "embedded-sister": "sister"}
+SHIPPED = {"embedded": "planted"}
 """Models inside the package."""
 
 
