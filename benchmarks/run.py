@@ -38,14 +38,14 @@ def main() -> None:
     for name in arguments.names or NAMES:
         with console.status(f"benchmark {name}"):
             measured[name] = importlib.import_module(name).measure(SMOKE if arguments.smoke else Scale())
-    console.print(_table(measured, arguments.smoke))
-    document = {
-        "smoke": arguments.smoke,
-        "threads": torch.get_num_threads(),
-        "benchmarks": {name: [{**asdict(r), "met": r.met} for r in ratios] for name, ratios in measured.items()},
-        "provenance": provenance(),
-    }
-    write_json(arguments.output, json.loads(json.dumps(document)))
+        console.print(_table({name: measured[name]}, arguments.smoke))
+        document = {
+            "smoke": arguments.smoke,
+            "threads": torch.get_num_threads(),
+            "benchmarks": {name: [{**asdict(r), "met": r.met} for r in ratios] for name, ratios in measured.items()},
+            "provenance": provenance(),
+        }
+        write_json(arguments.output, json.loads(json.dumps(document)))  # after each: a stop costs one benchmark
     console.print(f"Written: {arguments.output}")
 
 
