@@ -12,10 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
+from lasa.alignment.callbacks import HelpfulnessFloor
 from lasa.alignment.consistency import Consistency, translations
 from lasa.alignment.processes import ROWS
 from lasa.alignment.rows import Preference, TokenRow, decisions, token_rows, wrong_language_refusals
-from lasa.alignment.trainers import HelpfulnessFloor, Trained, TrainingSettings, train
+from lasa.alignment.trainers import Trained, TrainingSettings, train
 from lasa.artifacts import disk_errors, fingerprint, model_fingerprint, provenance, read_json, seal_folder, write_json
 from lasa.conditioning import DEFAULT_CONDITION, Policy, condition_ids, decide
 from lasa.errors import ArtifactError, RecipeError

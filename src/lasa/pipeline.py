@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lasa.alignment.trainers import HelpfulnessFloor
+from lasa.alignment.callbacks import HelpfulnessFloor
 from lasa.alignment_study import AlignmentTables, align_system
 from lasa.artifacts import FILES, model_fingerprint, read_sealed, write_json, write_sealed
 from lasa.bottleneck import find_bottleneck

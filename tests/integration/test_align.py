@@ -16,10 +16,11 @@ from torch.distributed.fsdp import FSDPModule
 
 from conftest import build_model
 from guards import build_interpreter
+from lasa.alignment.callbacks import HelpfulnessFloor
 from lasa.alignment.consistency import Consistency, translations
 from lasa.alignment.processes import check_unsharded, check_wrapper
 from lasa.alignment.rows import Preference, token_rows
-from lasa.alignment.trainers import HelpfulnessFloor, TrainingSettings, train
+from lasa.alignment.trainers import TrainingSettings, train
 from lasa.alignment_study import AlignmentTables, align_system
 from lasa.artifacts import model_fingerprint, read_json
 from lasa.embedded.world import tables
@@ -61,7 +62,7 @@ def stop_in_step(monkeypatch, number: int) -> list[int]:
     """Stops the next training in that step, and once only; counts the steps of all."""
     from lasa.alignment import trainers
 
-    advance, steps = trainers._Advance.on_step_end, []
+    advance, steps = trainers.AdvanceProgress.on_step_end, []
 
     def stop(self, *args, **kwargs):
         steps.append(1)
@@ -69,7 +70,7 @@ def stop_in_step(monkeypatch, number: int) -> list[int]:
             raise KeyboardInterrupt
         advance(self, *args, **kwargs)
 
-    monkeypatch.setattr(trainers._Advance, "on_step_end", stop)
+    monkeypatch.setattr(trainers.AdvanceProgress, "on_step_end", stop)
     return steps
 
 

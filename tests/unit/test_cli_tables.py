@@ -13,7 +13,7 @@ def rate(value):
 
 def test_answers_that_make_no_sense_stand_beside_attack_success_and_nothing_is_cut():
     group = {"asr": rate(0.10), "helpful": rate(0.9), "over_refusal": rate(0.05)}
-    outcomes = {"refused": 10, "complied": 20, "irrelevant": 170, "wrong_language": 0}
+    outcomes = {"refused": 10, "complied": 20, "irrelevant": 160, "wrong_language": 10}
     system = {"languages": {"en": group, "sw": group}, "seen": group, "unseen": group, "all": group}
     garbled = {**system, "all": {**group, "outcomes": outcomes}}
     console = Console(file=io.StringIO(), width=80)

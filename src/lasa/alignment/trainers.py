@@ -5,31 +5,35 @@ training, or come from the same weights with the adapter switched off.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
 from trl import DPOConfig, KTOConfig, SFTConfig
 
+from lasa.alignment.callbacks import (
+    AdvanceProgress,
+    CompleteCheckpoints,
+    HelpfulnessFloor,
+    WatchHelpfulness,
+    last_checkpoint,
+)
 from lasa.alignment.consistency import Consistency
 from lasa.alignment.objectives import TokenizedDPOTrainer, TokenizedKTOTrainer, TokenizedSFTTrainer
 from lasa.alignment.processes import check_unsharded, check_wrapper, shared_rows
 from lasa.alignment.rows import TokenRow, kl_partners, separate_partners
 from lasa.errors import RecipeError
-from lasa.progress import Advance, progress, say
-from lasa.soft_condition import SOFT_CONDITION, SoftCondition, soft_condition_of
+from lasa.progress import progress, say
+from lasa.soft_condition import SOFT_CONDITION, soft_condition_of
 
 os.environ.setdefault("TRL_TELEMETRY_DISABLED", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 Method = Literal["sft", "kto", "dpo"]
-
-COMPLETE = "complete"
-"""File that marks a checkpoint which was written to its end."""
 
 
 @dataclass(frozen=True)
@@ -67,23 +71,6 @@ class TrainingSettings:
     gradient_checkpointing: bool = False
     save_steps: int | None = None
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class HelpfulnessFloor:
-    """Watches helpfulness while a model is trained.
-
-    Attributes:
-        measure: Share of benign development prompts that a model answers.
-        floor: The least share.
-        every: Steps between measurements.
-        stop: End the training where the floor is crossed; else warn and go on.
-    """
-
-    measure: Callable[[Any], float]
-    floor: float
-    every: int
-    stop: bool
 
 
 @dataclass(frozen=True)
@@ -152,12 +139,12 @@ def train(
     total = settings.steps or len(trainer.get_train_dataloader()) // settings.accumulate * round(settings.epochs)
     with progress(f"Aligning {name}", max(total, 1), "steps") as advance:
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(_Advance(advance))
-        watch = _Watch(name, floor)
+        trainer.add_callback(AdvanceProgress(advance))
+        watch = WatchHelpfulness(name, floor)
         trainer.add_callback(watch)
-        trainer.add_callback(_Checkpoints(soft))
+        trainer.add_callback(CompleteCheckpoints(soft))
         trainer.accelerator.wait_for_everyone()
-        last = _last_checkpoint(folder)
+        last = last_checkpoint(folder)
         if last is not None and soft is not None:
             soft.restore(last / SOFT_CONDITION)
         trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -185,12 +172,6 @@ def _short_enough(rows: Sequence[TokenRow], longest: int, name: str) -> list[Tok
             f"answer and are left out, and {cut:,} answers are cut short."
         )
     return kept
-
-
-def _last_checkpoint(folder: Path) -> Path | None:
-    """The latest checkpoint that was written to its end."""
-    complete = [mark.parent for mark in folder.glob(f"checkpoint-*/{COMPLETE}")]
-    return max(complete, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
 
 
 def _arguments(model: Any, settings: TrainingSettings, folder: Path) -> dict[str, Any]:
@@ -309,46 +290,3 @@ def _precompute(model: Any, settings: TrainingSettings) -> bool:
 
 
 _BUILDERS = {"sft": _sft, "kto": _kto, "dpo": _dpo}
-
-
-class _Advance(TrainerCallback):  # type: ignore[misc]
-    def __init__(self, advance: Advance) -> None:
-        self.advance = advance
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        self.advance(1)
-
-
-class _Checkpoints(TrainerCallback):  # type: ignore[misc]
-    """Adds to each checkpoint what an adapter's lacks, and the mark that it is complete."""
-
-    def __init__(self, soft: SoftCondition | None) -> None:
-        self.soft = soft
-
-    def on_save(self, args: Any, state: Any, *rest: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            if self.soft is not None:
-                self.soft.save(folder / SOFT_CONDITION)
-            (folder / COMPLETE).touch()
-
-
-class _Watch(TrainerCallback):  # type: ignore[misc]
-    def __init__(self, name: str, floor: HelpfulnessFloor | None) -> None:
-        self.name, self.floor = name, floor
-        self.measured: list[tuple[int, float]] = []
-
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        if self.floor is None or state.global_step % self.floor.every:
-            return
-        model.eval()
-        share = self.floor.measure(model)
-        model.train()
-        self.measured.append((state.global_step, share))
-        if share < self.floor.floor:
-            control.should_training_stop = self.floor.stop
-            say(
-                f"Warning: {self.name} helps in {share:.1%} of the benign development prompts after "
-                f"{state.global_step} steps, below the floor of {self.floor.floor:.0%}; "
-                f"training {'stops' if self.floor.stop else 'goes on'}."
-            )

@@ -23,12 +23,12 @@ def systems_tables(metrics: dict[str, Any]) -> list[Table]:
     groups = Table(
         title="Percent, with 95 % intervals (ASR: attack success)",
         title_justify="left",
-        caption="neither: harmful requests answered neither by a refusal nor as asked, which is no safety",
+        caption="other: harmful requests answered senselessly or in a wrong language, which is no safety",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
     groups.add_column("system", no_wrap=True)
-    for name in ("ASR seen", "ASR unseen", "neither", "helpful", "over- refusal"):
+    for name in ("ASR seen", "ASR unseen", "other", "helpful", "over- refusal"):
         groups.add_column(name, justify="right", width=12 if name.startswith("ASR") else 7)
     for name, system in systems.items():
         by_language.add_row(name, *(whole_percent(system["languages"].get(code, {}).get("asr")) for code in codes))
@@ -36,7 +36,7 @@ def systems_tables(metrics: dict[str, Any]) -> list[Table]:
             name,
             interval(system["seen"]["asr"]),
             interval(system["unseen"]["asr"]),
-            senseless_share(system["all"].get("outcomes")),
+            other_share(system["all"].get("outcomes")),
             percent(system["all"]["helpful"]),
             percent(system["all"]["over_refusal"]),
         )
@@ -132,10 +132,10 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def senseless_share(outcomes: dict[str, int] | None) -> str:
-    """Share of irrelevant answers among the scored answers to harmful requests, in percent."""
+def other_share(outcomes: dict[str, int] | None) -> str:
+    """Share of answers to harmful requests that are neither a refusal nor compliance, in percent."""
     scored = sum((outcomes or {}).values())
-    return f"{100 * outcomes['irrelevant'] / scored:.1f}" if outcomes and scored else "-"
+    return f"{100 * (outcomes['irrelevant'] + outcomes['wrong_language']) / scored:.1f}" if outcomes and scored else "-"
 
 
 def whole_percent(rate: dict[str, Any] | None) -> str:
