@@ -75,7 +75,7 @@ def test_a_row_of_a_corpus_that_is_not_like_the_others_is_named(tmp_path, corpus
 
 
 def test_a_sheet_that_claims_to_be_endless_is_refused(tmp_path, monkeypatch):
-    openpyxl = pytest.importorskip("openpyxl")
+    openpyxl = pytest.importorskip("openpyxl", reason="openpyxl is not installed: pip install lasa[evaluate]")
     from lasa.corpora import xsafety
 
     monkeypatch.setattr(xsafety, "LONGEST_SHEET", 100)

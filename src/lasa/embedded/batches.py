@@ -1,6 +1,6 @@
 """What one training step of the embedded model sees: a pure function of seed and step, so that a stop costs nothing.
 
-A step has rows of every kind, of similar length, to learn language from; and requests for the same deeds in two
+A step has rows of every kind, of similar length, to learn language from; and prompts about the same deeds in two
 languages each, of which only the hidden states are looked at.
 """
 

@@ -1,8 +1,8 @@
 """Train the embedded model from nothing: tokenizer, language modelling, and the planted bottleneck.
 
 Language modelling alone makes no interior semantic bottleneck in a model this small. It is *planted*: a contrastive
-term pulls together the last-prompt-token states of one middle layer for the same request in two languages, without
-any label of harm; the last fifth of the training runs without the term.
+term pulls together the last-prompt-token states of one middle layer for prompts about the same deed in two languages,
+without any label of harm; the last tenth of the training runs without the term.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class TrainingSettings:
         plant: Layer whose geometry is made to follow meaning, or None for the sister without a bottleneck.
         steps: Optimiser steps.
         tokens: Tokens of the rows of a step.
-        pairs: Deeds that a step asks for in two languages, for the contrastive term.
+        pairs: Deeds that a step has prompts about in two languages each, for the contrastive term.
         planting: From and up to which share of the steps the contrastive term counts: words come first, and language
             modelling alone ends the training.
         layers: Decoder blocks.

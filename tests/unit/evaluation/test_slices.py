@@ -76,7 +76,7 @@ def test_values_of_changes_are_used():
 
 
 def test_romanised_copies_are_asked_where_they_differ():
-    pytest.importorskip("anyascii")
+    pytest.importorskip("anyascii", reason="anyascii is not installed: pip install lasa[evaluate]")
     thai = [user_prompt("q", "th", "รดน้ำต้นไม้", harmful=False)]
     assert changed(thai, "romanise")[0].text.isascii()
     with pytest.raises(DataError, match="romanise changes no prompt of a"):
