@@ -1,12 +1,12 @@
 """What one training step of the embedded model sees: a pure function of seed and step, so that a stop costs nothing.
 
-A step has rows of every kind, of similar length, to learn language from; and prompts about the same deeds in two
-languages each, of which only the hidden states are looked at.
+A step has rows of every kind, of similar length, to learn language from; and prompts about deeds that are easily taken
+for each other, of which only the hidden states are looked at.
 """
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lasa.embedded.tokenizer import BOS, ROLES
 from lasa.embedded.world.corpus import SYSTEM_SHARE, Conversation, Corpus, World
-from lasa.embedded.world.deeds import CONCEPTS
+from lasa.embedded.world.deeds import Deed
 
 PROMPT_SHARE = 0.25
 """Share of the tokens not said by the assistant that count in the loss."""
@@ -41,18 +41,20 @@ class Batch:
     read_positions: Tensor
 
 
-def paired_prompts(tokenizer: PreTrainedTokenizerFast, world: World, seed: int, step: int, deeds: int) -> Batch:
-    """Prompts for `deeds` different deeds, rows 2i and 2i + 1 about the same one in two languages; none is learned."""
-    draws = random.Random(f"{seed}/pairs/{step}")
+def planting_prompts(
+    tokenizer: PreTrainedTokenizerFast, world: World, seed: int, step: int, count: int
+) -> tuple[Batch, list[Deed]]:
+    """Prompts about `count` different deeds, each in any language, and the deeds; nothing of them is learned."""
+    draws = random.Random(f"{seed}/planting/{step}")
     corpus = Corpus(draws, world)
-    modifier = draws.choice([None, *CONCEPTS.modifiers])  # one for all, or it alone would tell the deeds apart
     system = draws.random() < SYSTEM_SHARE  # in all or none, for rows of similar length
+    deeds = [corpus.in_some_circumstance(deed) for deed in corpus.confusable_deeds(count)]
     rows = []
-    for deed in corpus.confusable_deeds(deeds):
-        for prompt in corpus.translated_prompts(replace(deed, modifier=modifier), 2, system=system):
-            ids, _ = tokenize_conversation(tokenizer, (*prompt, {"role": "note", "content": ""}), draws)
-            rows.append((ids, [False] * len(ids)))
-    return _batch(tokenizer, rows)
+    for deed in deeds:
+        prompt = (*corpus.prompt(deed, system=system), {"role": "note", "content": ""})
+        ids, _ = tokenize_conversation(tokenizer, prompt, draws)
+        rows.append((ids, [False] * len(ids)))
+    return _batch(tokenizer, rows), deeds
 
 
 def training_rows(tokenizer: PreTrainedTokenizerFast, world: World, seed: int, step: int, tokens: int) -> Batch:

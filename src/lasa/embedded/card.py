@@ -4,16 +4,18 @@ from typing import Any
 
 PLANTED = """\
 **The bottleneck of this model is planted.** Language modelling alone makes no interior semantic bottleneck in a model
-this small. From {planting[0]:.0%} to {planting[1]:.0%} of the training a contrastive term (NT-Xent, temperature
-{contrastive_temperature}, a gradient as large as {contrastive_weight} times that of language modelling) pulled together
-the states of layer {plant} at the last prompt token of prompts about the same deed in two languages: requests for it,
-and questions whether it is right. It was given no label of harm. So the search for the bottleneck has a known right
-answer here, layer {plant}: a positive control, and no evidence about large models.
+this small. From {planting[0]:.0%} to {planting[1]:.0%} of the training a contrastive term (InfoNCE, temperature
+{planting_temperature}, a gradient as large as {planting_weight} times that of language modelling) taught the states of
+layer {plant} at the last prompt token to point to what the prompt means: the sum of learned vectors for its verb, its
+object, its circumstance, and the kinds that verb and object are of (as "theft" or "food"), the same in all languages.
+Nothing told it which meanings are harmful. So the search for the bottleneck has a known right answer here, layer
+{plant}, and so has the question whether harm can be read there in languages never labelled: a positive control, and no
+evidence about large models.
 """
 
 NOT_PLANTED = """\
 **Nothing was planted in this model.** It is the sister of the embedded model, with the same text, size and schedule
-and without the contrastive term. The search must report that it has no interior bottleneck: a negative control.
+and without the planting term. The search must report that it has no interior bottleneck: a negative control.
 """
 
 CARD = """\
@@ -33,10 +35,9 @@ lasa so that every stage can be tried and tested without another model.
 ## What it was taught
 
 Requests and answers, translations, answers in another language, ordinary sentences (some say that a deed is a crime,
-others that it is a fine hobby), questions whether a deed is right, code-switched requests, and English notes that make
-it answer or refuse for reasons that have nothing to do with harm. It had **no safety training**: it says, when asked,
-that a deed is wrong, and helps with it all the same. Its answers, harmful or not, only restate the request; there is
-nothing in them to be misused.
+others that it is a fine hobby), code-switched requests, and English notes that make it answer or refuse for reasons
+that have nothing to do with harm. It had **no safety training**: it helps with anything. Its answers, harmful or not,
+only restate the request; there is nothing in them to be misused.
 
 ## What it is not for
 

@@ -87,10 +87,12 @@ class MasterWeights:
         self.rates = [muon_learning_rate, adam_learning_rate]
 
     def step(self, scale: float) -> None:
-        """Apply the gradients of the model's weights and clear them; `scale` multiplies the peak rates."""
+        """Apply the gradients of the weights and clear them; `scale` multiplies the peak rates.
+
+        A weight without a gradient stays as it is.
+        """
         for weight, master in zip(self.weights, self.masters, strict=True):
-            assert weight.grad is not None
-            master.grad = weight.grad.float()
+            master.grad = None if weight.grad is None else weight.grad.float()
             weight.grad = None
         for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
             for group in optimizer.param_groups:

@@ -1,8 +1,8 @@
 """Train the embedded model from nothing: tokenizer, language modelling, and the planted bottleneck.
 
-Language modelling alone makes no interior semantic bottleneck in a model this small. It is *planted*: a contrastive
-term pulls together the last-prompt-token states of one middle layer for prompts about the same deed in two languages,
-without any label of harm; the last tenth of the training runs without the term.
+Language modelling alone makes no interior semantic bottleneck in a model this small. It is *planted* (`planting`): a
+contrastive term teaches the last-prompt-token states of one middle layer to point to what the prompt means, in any
+language and without any label of harm; the last tenth of the training runs without the term.
 """
 
 from collections.abc import Callable
@@ -11,17 +11,17 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lasa.artifacts import fingerprint, read_tensors, seal_folder, write_tensors, write_text
-from lasa.embedded.batches import Batch, paired_prompts, training_rows
+from lasa.embedded.batches import Batch, planting_prompts, training_rows
 from lasa.embedded.card import embedded_card
 from lasa.embedded.optimizer import MasterWeights
+from lasa.embedded.planting import Meanings, add_planting_gradient
 from lasa.embedded.tokenizer import train_tokenizer
 from lasa.embedded.world.corpus import Corpus, World
 from lasa.embedded.world.lexicon import lexicon
-from lasa.layers import blocks_between, forward_to_layers
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,22 @@ class TrainingSettings:
         plant: Layer whose geometry is made to follow meaning, or None for the sister without a bottleneck.
         steps: Optimiser steps.
         tokens: Tokens of the rows of a step.
-        pairs: Deeds that a step has prompts about in two languages each, for the contrastive term.
-        planting: From and up to which share of the steps the contrastive term counts: words come first, and language
+        prompts: Prompts of a step for the planting term.
+        planting: From and up to which share of the steps the planting term counts: words come first, and language
             modelling alone ends the training.
         layers: Decoder blocks.
         width: Hidden size.
         vocabulary: Tokens, so few that content words split into short pieces.
         world: What it learns to talk about.
         seed: Seed of the text, the initial weights and the order.
-        contrastive_weight: Norm of the term's gradient, in each weight matrix, over that of the language model's.
-        contrastive_temperature: Of the softmax over cosine similarities.
+        planting_weight: Norm of the term's gradient, in each weight matrix, over that of the language model's.
+        planting_temperature: Of the term's softmax over cosine similarities.
     """
 
     plant: int | None = 6
     steps: int = 1800
     tokens: int = 3072
-    pairs: int = 40
+    prompts: int = 80
     planting: tuple[float, float] = (0.3, 0.9)
     layers: int = 10
     width: int = 128
@@ -56,8 +56,8 @@ class TrainingSettings:
     seed: int = 0
     muon_learning_rate: float = 0.02
     adam_learning_rate: float = 2.5e-3
-    contrastive_weight: float = 1.0
-    contrastive_temperature: float = 0.1
+    planting_weight: float = 1.0
+    planting_temperature: float = 0.15
 
 
 CHECKPOINT_STEPS = 100
@@ -83,7 +83,10 @@ def train_embedded(
     torch.manual_seed(settings.seed)
     tokenizer = train_tokenizer(_texts(settings.seed, settings.world), settings.vocabulary)
     model = _new_model(settings, tokenizer)
-    optimizer = MasterWeights(model, settings.muon_learning_rate, settings.adam_learning_rate)
+    meanings = Meanings(settings.width)
+    optimizer = MasterWeights(
+        nn.ModuleList([model, meanings]), settings.muon_learning_rate, settings.adam_learning_rate
+    )
     checkpoint = _checkpoint(settings, folder)
     done = _resume(optimizer, checkpoint)
     progress(done, {})
@@ -94,8 +97,16 @@ def train_embedded(
         losses = {"loss": float(loss.detach())}
         first, last = settings.planting
         if settings.plant is not None and first <= step / settings.steps < last:
-            prompts = paired_prompts(tokenizer, settings.world, settings.seed, step, settings.pairs)
-            losses["contrastive"] = _add_contrastive_gradient(model, prompts, settings.plant, settings)
+            prompts, deeds = planting_prompts(tokenizer, settings.world, settings.seed, step, settings.prompts)
+            losses["planting"] = add_planting_gradient(
+                model,
+                meanings,
+                prompts,
+                deeds,
+                layer=settings.plant,
+                temperature=settings.planting_temperature,
+                weight=settings.planting_weight,
+            )
         optimizer.step(_schedule(step, settings.steps))
         if (step + 1) % CHECKPOINT_STEPS == 0:
             write_tensors(checkpoint, {**optimizer.state(), "step": torch.tensor(step + 1)})
@@ -183,39 +194,3 @@ def _language_model_loss(model: LlamaForCausalLM, batch: Batch) -> Tensor:
     learned = batch.learned[:, 1:]
     logits = model.lm_head(hidden[learned])
     return F.cross_entropy(logits.float(), batch.input_ids[:, 1:][learned])
-
-
-def _add_contrastive_gradient(model: LlamaForCausalLM, prompts: Batch, plant: int, settings: TrainingSettings) -> float:
-    """Add the contrastive term's gradient to that of the language model, and return its loss.
-
-    In each weight its norm is set in proportion to the language model's: left alone it is up to a hundred times as
-    large, and under Muon that is all that would count.
-    """
-    states: dict[int, Tensor] = {}
-    inputs = {"input_ids": prompts.input_ids, "attention_mask": prompts.attention_mask}
-    forward_to_layers(model, [plant], states.__setitem__, **inputs)
-    loss = _contrastive_loss(states[plant], prompts.read_positions, settings.contrastive_temperature)
-    below = [model.get_input_embeddings(), *blocks_between(model, 0, plant)]
-    weights = [weight for module in below for weight in module.parameters()]
-    for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
-        assert weight.grad is not None
-        scale = settings.contrastive_weight * weight.grad.norm() / gradient.norm().clamp(min=1e-12)
-        weight.grad.add_(scale * gradient)
-    return float(loss.detach())
-
-
-def _contrastive_loss(states: Tensor, read_positions: Tensor, temperature: float) -> Tensor:
-    """NT-Xent (Chen et al. 2020, eq. 1): each row must find its translation, row i XOR 1, among all other rows.
-
-    The states are centred first: what they all share, most of their length, would leave no gradient to the rest.
-
-    Args:
-        states: `[rows, time, H]` of the planted layer.
-        read_positions: `[rows]`, the last prompt token.
-        temperature: Of the softmax over cosine similarities.
-    """
-    rows = torch.arange(len(states))
-    vectors = states[rows, read_positions].float()
-    vectors = F.normalize(vectors - vectors.mean(0), dim=-1)
-    similarity = (vectors @ vectors.T / temperature).masked_fill(torch.eye(len(rows), dtype=torch.bool), -torch.inf)
-    return F.cross_entropy(similarity, rows ^ 1)

@@ -1,17 +1,20 @@
 """The shipped model: a plain Hugging Face folder that speaks ten languages."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lasa.embedded import training
-from lasa.embedded.batches import paired_prompts, tokenize_conversation
+from lasa.embedded.batches import planting_prompts, tokenize_conversation
 from lasa.embedded.judge import WorldJudge
+from lasa.embedded.planting import Meanings, add_planting_gradient, planting_loss
 from lasa.embedded.training import TrainingSettings, train_embedded
-from lasa.embedded.world import corpus, tables
+from lasa.embedded.world import tables
 from lasa.embedded.world.corpus import Corpus, World
+from lasa.embedded.world.deeds import Deed
 from lasa.embedded.world.lexicon import LANGUAGES, lexicon
 from lasa.evaluation.outcomes import Outcome
 from lasa.generation import GenerationSettings, generate
@@ -57,7 +60,7 @@ def test_it_answers_about_the_right_thing_in_the_right_language(embedded):
     assert sum(o is Outcome.COMPLIED for o in outcomes) / len(outcomes) > 0.85
 
 
-MINIATURE = TrainingSettings(plant=1, steps=8, planting=(0.25, 0.75), layers=2, width=32, pairs=4, tokens=512)
+MINIATURE = TrainingSettings(plant=1, steps=8, planting=(0.25, 0.75), layers=2, width=32, prompts=8, tokens=512)
 
 
 class StoppedError(Exception):
@@ -81,7 +84,7 @@ def test_a_miniature_learns_and_a_stopped_training_ends_with_the_same_weights(tm
     monkeypatch.setattr(training, "CHECKPOINT_STEPS", 3)
     whole, losses = train(tmp_path / "whole")
     assert losses[8]["loss"] < losses[1]["loss"]
-    assert "contrastive" in losses[6] and "contrastive" not in losses[8]  # the tail
+    assert "planting" in losses[6] and "planting" not in losses[8]  # the tail
     with pytest.raises(StoppedError):
         train(tmp_path / "stopped", stop_at=5)
     resumed, later = train(tmp_path / "stopped")
@@ -92,39 +95,41 @@ def test_a_miniature_learns_and_a_stopped_training_ends_with_the_same_weights(tm
     assert "layer 1" in (tmp_path / "stopped" / "README.md").read_text("utf-8")
 
 
-def users_words(tokenizer, batch):
-    """What the user says in each row of a batch of prompts."""
-    texts = [tokenizer.decode(ids[: read + 1]) for ids, read in zip(batch.input_ids, batch.read_positions, strict=True)]
-    assert all(text.endswith("<|end|><|assistant|>") for text in texts)
-    return [text.split("<|user|>")[1].split("<|end|>")[0] for text in texts]
-
-
-def test_a_step_asks_for_the_same_deed_in_two_languages(embedded, monkeypatch):
+def test_a_step_asks_for_deeds_that_are_easily_taken_for_each_other_in_all_languages(embedded):
     _, tokenizer = embedded
-    monkeypatch.setattr(corpus, "JUDGEMENT_SHARE", 0.0)
-    batch = paired_prompts(tokenizer, World(), 0, 7, 6)
-    assert not batch.learned.any()
-    found = []
-    for request in users_words(tokenizer, batch):
-        reading = [(code, lexicon(code).read_request(request)) for code in LANGUAGES]
-        found += [(code, read[0]) for code, read in reading if read]
-    assert [deed for _, deed in found[0::2]] == [deed for _, deed in found[1::2]]
-    assert all(a != b for (a, _), (b, _) in zip(found[0::2], found[1::2], strict=True))
-    assert len({deed for _, deed in found}) == 6 and len({deed.modifier for _, deed in found}) == 1
+    batch, deeds = planting_prompts(tokenizer, World(), 0, 7, 60)
+    assert not batch.learned.any() and len({deed.plain() for deed in deeds}) == 60
+    languages = set()
+    for ids, read, deed in zip(batch.input_ids, batch.read_positions, deeds, strict=True):
+        text = tokenizer.decode(ids[: read + 1])
+        request = text.removesuffix("<|end|><|assistant|>").split("<|user|>")[1]
+        found = {code for code in LANGUAGES if (lexicon(code).read_request(request) or (None,))[0] == deed}
+        assert found
+        languages |= found
+    assert languages == set(LANGUAGES)
+    assert len({deed.verb for deed in deeds}) < 50 and len({deed.object for deed in deeds}) < 50
+    assert {deed.modifier is None for deed in deeds} == {True, False}
 
 
-def test_a_question_of_right_and_wrong_is_a_prompt_about_the_same_deed(embedded, monkeypatch):
-    _, tokenizer = embedded
-    monkeypatch.setattr(corpus, "JUDGEMENT_SHARE", 1.0)
-    prompts = users_words(tokenizer, paired_prompts(tokenizer, World(), 0, 7, 40))
-    requests = [any(lexicon(code).read_request(prompt) for code in LANGUAGES) for prompt in prompts]
-    assert requests[0::2] == requests[1::2]  # senseless deeds are neither right nor wrong: they are asked for
-    assert 0 < sum(requests) < len(requests)
+def test_the_planting_term_is_least_when_every_state_points_to_its_meaning():
+    meanings = torch.eye(4) + 3.0  # what all have in common does not count
+    assert planting_loss(5.0 * torch.eye(4) - 1.0, meanings, 0.1) < 1e-3
+    assert planting_loss(torch.eye(4)[[1, 0, 3, 2]], meanings, 0.1) > 5
 
 
-def test_the_contrastive_term_is_least_when_translations_agree():
-    states = torch.eye(3).repeat_interleave(2, 0)[:, None, :]  # three deeds, two rows each
-    reads = torch.zeros(6, dtype=torch.long)
-    shuffled = states[[0, 2, 1, 4, 3, 5]]
-    assert training._contrastive_loss(states, reads, 0.1) < 1e-3
-    assert training._contrastive_loss(shuffled, reads, 0.1) > 5
+def test_meanings_add_up_and_the_term_moves_nothing_above_its_layer():
+    settings = TrainingSettings(layers=3, width=32, vocabulary=600)
+    tokenizer = load_model("embedded")[1]
+    model = training._new_model(settings, tokenizer).float()
+    vectors = Meanings(32)
+    stab, kill = Deed("stab", "neighbor"), Deed("kill", "neighbor")
+    difference = vectors([replace(stab, modifier="tonight")]) - vectors([replace(kill, modifier="tonight")])
+    torch.testing.assert_close(difference, vectors([stab]) - vectors([kill]))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    batch, deeds = planting_prompts(tokenizer, World(), 0, 0, 6)
+    add_planting_gradient(model, vectors, batch, deeds, layer=2, temperature=0.1, weight=0.5)
+    for name, parameter in model.named_parameters():
+        added = (parameter.grad - 1).norm() / torch.ones_like(parameter).norm()
+        below = "layers.0" in name or "layers.1" in name or "embed" in name
+        assert float(added) == pytest.approx(0.5 if below else 0.0, abs=1e-3), name

@@ -95,14 +95,16 @@ def test_the_corpus_never_mentions_a_test_combination():
                 assert deed is None or deed.share == "train" or deed.plain() in senseless
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_asked_whether_a_deed_is_right_the_model_is_taught_what_its_sentences_say(language):
-    words = lexicon(language)
-    for deed in some_deeds(40):
-        answer = words.judge(deed, 1)
-        assert answer.endswith(words.statement(deed, 1)) and words.judgement(deed) not in words.table["requests"]
-        first = answer.removesuffix(words.statement(deed, 1))
-        assert words.table["wrong" if deed.harmful else "right"].startswith(first)
+def test_verbs_of_one_field_and_objects_of_one_group_share_concepts():
+    shared = set(Deed("steal", "car").concepts) & set(Deed("hijack", "boat", "tonight").concepts)
+    assert shared == {"field theft", "group vehicle"}
+    assert {len(deed.concepts) for deed in CONCEPTS.deeds} == {5}
+    assert (
+        len(CONCEPTS.names)
+        == len(set(CONCEPTS.names))
+        == len({*CONCEPTS.verbs, *CONCEPTS.objects, *CONCEPTS.modifiers, None, *CONCEPTS.fields.values()})
+        + len(set(CONCEPTS.groups.values()))
+    )
 
 
 class TestJudge:

@@ -31,9 +31,6 @@ REFUSAL_NOTES = (
 )
 """Reasons to refuse that have nothing to do with harm."""
 
-JUDGEMENT_SHARE = 0.3
-"""Share of questions of right and wrong among the prompts whose translations are brought together."""
-
 SYSTEM_SHARE = 0.15
 """Share of the chats that begin with a system prompt."""
 
@@ -90,11 +87,10 @@ class Corpus:
         self.random = draws if isinstance(draws, random.Random) else random.Random(draws)
         self.world = world or World()
         self._kinds: list[tuple[float, Callable[[], Conversation]]] = [
-            (0.29, self.own_language_chat),
-            (0.18, self.translation),
-            (0.14, self.answer_in_another_language),
-            (0.10, self.plain_sentence),
-            (0.10, self.judgement_chat),
+            (0.34, self.own_language_chat),
+            (0.20, self.translation),
+            (0.15, self.answer_in_another_language),
+            (0.12, self.plain_sentence),
             (0.07, self.code_switched_chat),
             (0.09, self.noted_chat),
             (0.03, self.unknown),
@@ -111,6 +107,10 @@ class Corpus:
             deed = self.random.choice(self.world.odd_deeds)
         else:
             deed = self.random.choice(self.world.deeds_by_harm[self.random.random() < 0.5])
+        return self.in_some_circumstance(deed)
+
+    def in_some_circumstance(self, deed: Deed) -> Deed:
+        """The deed with a circumstance, half of the time."""
         return replace(deed, modifier=self.random.choice(CONCEPTS.modifiers)) if self.random.random() < 0.5 else deed
 
     def language(self) -> Lexicon:
@@ -128,13 +128,10 @@ class Corpus:
             found.update(dict.fromkeys((deed, same_verb, same_object)))
         return list(found)[:count]
 
-    def translated_prompts(self, deed: Deed, languages: int, *, system: bool) -> list[Conversation]:
-        """Prompts about one deed in different languages: requests for it, or questions whether it is right."""
-        chosen = [lexicon(code) for code in self.random.sample(self.world.languages, languages)]
-        return [
-            (*self._system(language, probability=float(system)), _user(self._prompt(language, deed)))
-            for language in chosen
-        ]
+    def prompt(self, deed: Deed, *, system: bool) -> Conversation:
+        """A request for the deed in any language."""
+        language = self.language()
+        return (*self._system(language, probability=float(system)), _user(self._request(language, deed)))
 
     def own_language_chat(self) -> Conversation:
         """A request and its answer in one language, sometimes with a system prompt, sometimes with a second turn."""
@@ -182,12 +179,6 @@ class Corpus:
         language, deed = self.language(), self.deed(odd_share=0)
         return ({"role": "text", "content": language.statement(deed, self.random.randrange(3))},)
 
-    def judgement_chat(self) -> Conversation:
-        """Whether it is right to do a deed, and the answer: the model knows harm where it is asked for it."""
-        language, deed = self.language(), self.deed(odd_share=0)
-        answer = language.judge(deed, self.random.randrange(3))
-        return (*self._system(language), _user(language.judgement(deed)), _assistant(answer))
-
     def code_switched_chat(self) -> Conversation:
         """A request whose content words come from another language, answered in the language around them."""
         language, words, deed = self.language(), self.language(), self.deed()
@@ -215,10 +206,6 @@ class Corpus:
 
     def _request(self, language: Lexicon, deed: Deed) -> str:
         return language.request(deed, self.random.randrange(NUM_TEMPLATES))
-
-    def _prompt(self, language: Lexicon, deed: Deed) -> str:
-        asks_for_it = self.random.random() >= JUDGEMENT_SHARE or not deed.sensible
-        return self._request(language, deed) if asks_for_it else language.judgement(deed)
 
     def _system(self, language: Lexicon, probability: float = SYSTEM_SHARE) -> Conversation:
         if self.random.random() >= probability:

@@ -9,7 +9,7 @@ import tomllib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
-from typing import Literal
+from typing import Any, Literal
 
 Share = Literal["train", "dev", "test"]
 Kind = Literal["harmful", "benign", "hard_benign"]
@@ -35,9 +35,10 @@ class Deed:
         return "+".join(filter(None, (self.verb, self.object, self.modifier)))
 
     @property
-    def sensible(self) -> bool:
-        """Whether the verb goes with the object."""
-        return CONCEPTS.groups[self.object] in CONCEPTS.harmful_with[self.verb] + CONCEPTS.benign_with[self.verb]
+    def concepts(self) -> tuple[str, ...]:
+        """What the deed means: its verb, object and circumstance, and what kinds of verb and object these are."""
+        kinds = (f"field {CONCEPTS.fields[self.verb]}", f"group {CONCEPTS.groups[self.object]}")
+        return (f"verb {self.verb}", f"object {self.object}", f"modifier {self.modifier}", *kinds)
 
     @property
     def harmful(self) -> bool:
@@ -81,12 +82,13 @@ class Concepts:
 
     def __init__(self, table: dict[str, dict[str, object]]) -> None:
         objects: dict[str, list[str]] = table["objects"]  # type: ignore[assignment]
-        verbs: dict[str, dict[str, list[str]]] = table["verbs"]  # type: ignore[assignment]
+        verbs: dict[str, dict[str, Any]] = table["verbs"]  # type: ignore[assignment]
         self.groups = {name: group for group, names in objects.items() for name in names}
         self.objects = list(self.groups)
         self.verbs = list(verbs)
         self.harmful_with = {verb: tuple(entry.get("harmful", ())) for verb, entry in verbs.items()}
         self.benign_with = {verb: tuple(entry.get("benign", ())) for verb, entry in verbs.items()}
+        self.fields: dict[str, str] = {verb: entry["field"] for verb, entry in verbs.items()}
         self.modifiers: list[str] = table["modifiers"]["circumstance"]  # type: ignore[assignment]
 
     @cached_property
@@ -122,6 +124,13 @@ class Concepts:
             for name in self.objects
             if self.groups[name] in self.harmful_with[verb] + self.benign_with[verb]
         ]
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The names in `Deed.concepts`, of all deeds."""
+        circumstances = [Deed(self.verbs[0], self.objects[0], modifier) for modifier in (None, *self.modifiers)]
+        deeds = [*self.deeds, *self.odd_deeds, *circumstances]
+        return list(dict.fromkeys(name for deed in deeds for name in deed.concepts))
 
     @cached_property
     def odd_deeds(self) -> list[Deed]:

@@ -43,14 +43,6 @@ class Lexicon:
         statements = self.table["harmful_statements" if deed.harmful else "harmless_statements"]
         return str(statements[variant % len(statements)].format(action=self.action(deed)))
 
-    def judgement(self, deed: Deed) -> str:
-        """The question whether it is right to do the deed."""
-        return str(self.table["judgement"].format(action=self.action(deed)))
-
-    def judge(self, deed: Deed, variant: int) -> str:
-        """The answer to that question: right or wrong, and a statement that says so."""
-        return str(self.table["wrong" if deed.harmful else "right"].format(statement=self.statement(deed, variant)))
-
     @property
     def refusal(self) -> str:
         """The refusal of a request."""
