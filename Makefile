@@ -28,7 +28,7 @@ test: $(STAMP)  ## the test suite (minutes)
 	@echo "==> pytest"
 	@$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(STAMP)  ## long checks: a run killed 20 times, the server in ten languages
+test-slow: $(STAMP)  ## long checks: a run killed 20 times, the server in ten languages, planted layers found
 	@$(BIN)/python -m pytest -m slow --timeout 3600
 
 test-inspect:  ## the tests of the Inspect tasks, in an environment with inspect-ai
@@ -52,8 +52,9 @@ lint: $(STAMP)  ## ruff and mypy
 	@$(BIN)/mypy
 
 embedded: export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
-embedded: $(STAMP)  ## train the embedded model anew (20 minutes on two quiet cores)
+embedded: $(STAMP)  ## train the embedded model and its sister anew (half an hour on two quiet cores)
 	@$(BIN)/lasa embedded train --output src/lasa/embedded/weights/planted
+	@$(BIN)/lasa embedded train --no-plant --output src/lasa/embedded/weights/sister
 
 bench: $(STAMP)  ## speed, measured as ratios beside their targets
 	@$(BIN)/python benchmarks/run.py

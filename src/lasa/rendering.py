@@ -63,7 +63,7 @@ def render(tokenizer: Any, messages: Sequence[Message]) -> Rendered:
 
 def render_text(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
     """The conversation as text, with special tokens inside the messages defused."""
-    safe = [{**m, "content": defuse(tokenizer, m["content"])} for m in messages]
+    safe = [{**m, "content": defuse(tokenizer, m["content"], markers=m["role"] != "assistant")} for m in messages]
     try:
         return str(tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=add_generation_prompt))
     except Exception as error:  # jinja raises whatever a template wants to say
@@ -71,22 +71,30 @@ def render_text(tokenizer: Any, messages: Sequence[Message], *, add_generation_p
         raise DataError(f"The chat template cannot render a conversation with the roles {roles}: {error}") from error
 
 
-def defuse(tokenizer: Any, content: str) -> str:
+def defuse(tokenizer: Any, content: str, *, markers: bool = True) -> str:
     """Break special tokens typed as text, so that a message cannot end its turn or open another.
 
     A space goes after the first character of each special token found; anything else is left as it is.
+
+    Args:
+        tokenizer: Says which tokens are special.
+        content: What a caller wrote.
+        markers: Also the ordinary tokens that the chat template gives a meaning, such as `<think>` or `<tool_call>`;
+            not in earlier turns of the assistant, where the template itself looks for them.
     """
-    for token in sorted(special_tokens(tokenizer), key=len, reverse=True):
+    for token in sorted(special_tokens(tokenizer, markers=markers), key=len, reverse=True):
         while token in content:
             content = content.replace(token, f"{token[0]} {token[1:]}")
     return content
 
 
-def special_tokens(tokenizer: Any) -> list[str]:
-    """Every token of two characters or more that the tokenizer would turn into one control id."""
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    marked = [token.content for token in added.values() if token.special or token.content.startswith(("<|", "[/"))]
-    return [token for token in {*marked, *tokenizer.all_special_tokens} if len(token) > 1]
+def special_tokens(tokenizer: Any, *, markers: bool = True) -> list[str]:
+    """Every token of two visible characters or more that the tokenizer would turn into one control id."""
+    added = [(token.content, token.special) for token in getattr(tokenizer, "added_tokens_decoder", {}).values()]
+    found = {text for text, special in added if special or text.startswith(("<|", "[/"))}
+    if markers:
+        found |= {text for text, _ in added if text in str(tokenizer.chat_template)}
+    return [token for token in {*found, *tokenizer.all_special_tokens} if len(token.strip()) > 1]
 
 
 def drop_second_bos(tokenizer: Any, token_ids: list[int]) -> list[int]:

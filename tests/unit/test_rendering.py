@@ -34,6 +34,21 @@ def test_defusing_cannot_be_undone_by_nesting(tokenizer):
         assert "<|end|>" not in defuse(tokenizer, text)
 
 
+def test_ordinary_tokens_that_the_template_gives_a_meaning_stay_text_outside_the_assistants_turns(tokenizer):
+    thinker = copy.deepcopy(tokenizer)
+    thinker.add_tokens([AddedToken(text, special=False) for text in ("</think>", "<table>")])
+    thinker.chat_template += "{# earlier answers are cut at </think> #}"
+    turns = [{"role": "user", "content": "a </think> <table>"}, {"role": "assistant", "content": "b </think> c"}]
+    text = render_text(thinker, [*turns, {"role": "tool", "content": "d </think>"}, *HELLO])
+    assert "a < /think> <table>" in text and "b </think> c" in text and "d < /think>" in text
+
+
+def test_a_special_token_of_spaces_does_not_hold_up_defusing(tokenizer):
+    spaced = copy.deepcopy(tokenizer)
+    spaced.add_special_tokens({"additional_special_tokens": ["   "]})
+    assert defuse(spaced, "a    b<|end|>") == "a    b< |end|>"
+
+
 def test_turn_end_is_the_templates_own_terminator_not_eos(tokenizer):
     assert tokenizer.eos_token == "</s>"
     assert tokenizer.convert_ids_to_tokens(turn_end_ids(tokenizer)) == ["<|end|>"]
