@@ -127,6 +127,7 @@ def study_interpreter(
         learning_rate=section.learning_rate,
         epochs=section.epochs,
         noise=section.noise,
+        patience=section.patience,
         seeds=section.seeds,
         seed=seed,
     )

@@ -60,6 +60,7 @@ class InterpreterSection(_Section):
     noise: float = Field(0.0, ge=0, le=5, description="Input noise, in standard deviations of each feature")
     learning_rate: float = Field(1e-3, gt=0, le=1)
     epochs: int = Field(20, ge=1, le=1000)
+    patience: int = Field(4, ge=1, description="Stop after this many epochs without a better development loss")
     seeds: int = Field(3, ge=1, le=50, description="Independent trainings, the best on development data is used")
     false_refusals: Fraction | None = Field(
         None, description="Target share of flagged benign prompts; without it the best balanced accuracy"

@@ -32,8 +32,8 @@ def guard():
         prompts = tables.PROMPT_TABLES[name]()
         return LabelledStates(read_hidden_states(model, tokenizer, prompts, [PLANTED_LAYER])[:, 0], prompts)
 
-    config = InterpreterConfig(point, hidden_size(model), 16)
-    options = TrainingOptions(epochs=40, seeds=1, noise=0.5)
+    config = InterpreterConfig(point, hidden_size(model), 32)
+    options = TrainingOptions(learning_rate=2e-3, epochs=60, patience=60, seeds=1, noise=0.5)
     trained = train_interpreter(read("interpreter"), read("interpreter-development"), config, options)
     return Guard(model, tokenizer, trained.interpreter, Policy("refuse"))
 
