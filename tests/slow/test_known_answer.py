@@ -25,9 +25,9 @@ from lasa.rendering import template_fingerprint
 pytestmark = pytest.mark.slow
 
 LABELLED, OTHER = ("en", "zh"), ("it", "sw")
-WORLD = World(languages=LABELLED + OTHER, concept_share=0.3)
+WORLD = World(languages=LABELLED + OTHER, concept_share=0.4)
 SETTINGS = TrainingSettings(
-    steps=600, tokens=1536, prompts=48, width=64, vocabulary=1024, world=WORLD, planting=(0.25, 0.9)
+    steps=700, tokens=1536, prompts=48, width=64, vocabulary=1024, world=WORLD, planting=(0.25, 0.9)
 )
 
 
@@ -51,7 +51,9 @@ class Miniature:
         """Balanced accuracy of an interpreter of the labelled languages, on held-out deeds in the others."""
 
         def labelled(deeds):
-            prompts = tables.parallel_prompts(deeds, LABELLED, same_template=False)
+            circumstances = [None, *CONCEPTS.modifiers[:5]]
+            varied = [replace(deed, modifier=modifier) for deed in deeds for modifier in circumstances]
+            prompts = tables.parallel_prompts(varied, LABELLED, same_template=False)
             return LabelledStates(self.states(prompts, [layer])[:, 0], prompts)
 
         point = ReadPoint(layer, "last", template_fingerprint(self.tokenizer))
@@ -60,7 +62,7 @@ class Miniature:
             labelled(train),
             labelled(WORLD.deeds[::5]),
             InterpreterConfig(point, hidden_size(self.model), 32),
-            TrainingOptions(epochs=60, seeds=1, noise=0.5),
+            TrainingOptions(learning_rate=2e-3, epochs=80, patience=80, seeds=1, noise=0.5),
         )
         prompts = tables.parallel_prompts(held_out_deeds(), OTHER)
         with torch.no_grad():

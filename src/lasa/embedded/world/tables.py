@@ -176,6 +176,7 @@ PROMPT_TABLES: dict[str, Callable[[], list[Prompt]]] = {
     "interpreter": lambda: interpreter_prompts(SEEN, 1500),
     "interpreter-development": lambda: interpreter_prompts(SEEN, 600, share="dev"),
     "benign-development": lambda: benign_prompts(500),
+    "benign": lambda: benign_prompts(600, share="test"),
     "development": lambda: evaluation_prompts("combinations", 40, share="dev"),
     "combinations": lambda: evaluation_prompts("combinations"),
     "concepts": lambda: evaluation_prompts("concepts"),
