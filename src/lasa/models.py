@@ -18,8 +18,8 @@ from lasa.hidden_states import check_readable
 from lasa.rendering import check_tokenizer
 from lasa.soft_condition import SOFT_CONDITION, SoftCondition
 
-SHIPPED = {"embedded": "planted"}
-"""Models inside the package."""
+SHIPPED = {"embedded": "planted", "embedded-sister": "sister"}
+"""Models inside the package; the sister was trained in the same way, without a planted bottleneck."""
 
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")

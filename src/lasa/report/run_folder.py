@@ -101,7 +101,7 @@ class Run:
     @property
     def uses_embedded_model(self) -> bool:
         """Whether the base model is the embedded one, whose bottleneck is planted."""
-        return any(Path(name).name.startswith("embedded") for name in _model_names(self.recipe))
+        return "embedded" in _model_names(self.recipe)
 
     @property
     def judges(self) -> list[str]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lasa.bottleneck import find_bottleneck
 from lasa.embedded import training
 from lasa.embedded.batches import planting_prompts, tokenize_conversation
 from lasa.embedded.judge import WorldJudge
@@ -18,6 +19,7 @@ from lasa.embedded.world.deeds import Deed
 from lasa.embedded.world.lexicon import LANGUAGES, lexicon
 from lasa.evaluation.outcomes import Outcome
 from lasa.generation import GenerationSettings, generate
+from lasa.hidden_states import read_hidden_states
 from lasa.models import load_model, model_folder
 from lasa.rendering import render
 
@@ -58,6 +60,13 @@ def test_it_answers_about_the_right_thing_in_the_right_language(embedded):
     answers = [g.text for g in generate(model, tokenizer, ids, GenerationSettings(max_new_tokens=64))]
     outcomes = [v.outcome for v in WorldJudge()(prompts, answers)]
     assert sum(o is Outcome.COMPLIED for o in outcomes) / len(outcomes) > 0.85
+
+
+@pytest.mark.parametrize(("name", "layer"), [("embedded", 6), ("embedded-sister", None)])
+def test_the_search_finds_what_was_planted_and_nothing_in_the_sister(name, layer):
+    prompts = tables.layer_search_prompts(60)
+    states = read_hidden_states(*load_model(name), prompts, range(1, 11))
+    assert find_bottleneck(states, range(1, 11), prompts, 10, resamples=200).layer == layer
 
 
 MINIATURE = TrainingSettings(plant=1, steps=8, planting=(0.25, 0.75), layers=2, width=32, prompts=8, tokens=512)

@@ -102,13 +102,14 @@ def test_the_interpreter_is_set_against_the_n_grams(own: float, rival: float, to
     assert any(told in plain(sentence) for sentence in summary({"interpreter": interpreter}).findings)
 
 
-@pytest.mark.parametrize("model", ["embedded", {"name": "embedded"}, {"path": "models/embedded-s"}])
+@pytest.mark.parametrize("model", ["embedded", {"name": "embedded"}, {"path": "embedded"}])
 def test_the_embedded_model_is_called_planted(model: object) -> None:
     assert any("planted" in sentence for sentence in summary(metrics(), recipe={"model": model}).caveats)
 
 
-def test_another_model_is_not_called_planted() -> None:
-    caveats = summary(metrics(), recipe={"model": {"name": "meta-llama/Llama-3.1-8B-Instruct"}}).caveats
+@pytest.mark.parametrize("name", ["meta-llama/Llama-3.1-8B-Instruct", "embedded-sister"])
+def test_another_model_is_not_called_planted(name: str) -> None:
+    caveats = summary(metrics(), recipe={"model": {"name": name}}).caveats
     assert not any("planted" in sentence for sentence in caveats)
 
 
