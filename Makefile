@@ -28,7 +28,7 @@ test: $(STAMP)  ## the test suite (minutes)
 	@echo "==> pytest"
 	@$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(STAMP)  ## long checks: a run killed 20 times, the server in ten languages, planted layers found
+test-slow: $(STAMP)  ## long checks: a run killed 20 times, the server in ten languages, known answers
 	@$(BIN)/python -m pytest -m slow --timeout 3600
 
 test-inspect:  ## the tests of the Inspect tasks, in an environment with inspect-ai
