@@ -195,7 +195,6 @@ class Guard:
         scores = iter(self._read([_with_prefill(q) for q in prefilled]) if prefilled else [])
         return [next(scores) if q.prefill.strip() else None for q in questions]
 
-    @torch.inference_mode()
     def reread(self, rows: Sequence[GuardedRow], states: Tensor) -> None:
         """Score the newest token of the answers that are due, and end those at or above the threshold.
 
@@ -203,9 +202,13 @@ class Guard:
             rows: The batch's rows.
             states: What was observed in a decoding step, `[rows, 1, H]`.
         """
+        if not self.policy.reread_every:
+            return
         due = [index for index, row in enumerate(rows) if row.due]
         if due:
-            for index, score in zip(due, self.interpreter.probability(states[due, -1]).tolist(), strict=True):
+            with torch.inference_mode():
+                scores = self.interpreter.probability(states[due, -1]).tolist()
+            for index, score in zip(due, scores, strict=True):
                 rows[index].judge(self._decision(rows[index].question, score))
 
     def language(self, messages: Sequence[Message]) -> str | None:

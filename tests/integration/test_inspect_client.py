@@ -6,7 +6,7 @@ from guards import build_guard, lively_model
 from lasa.generation import GenerationSettings
 from servers import serving
 
-inspect_ai = pytest.importorskip("inspect_ai", reason="inspect-ai is not installed")
+inspect_ai = pytest.importorskip("inspect_ai", reason="inspect-ai is not installed: make test-inspect")
 
 
 @pytest.mark.filterwarnings("ignore")

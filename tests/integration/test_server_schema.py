@@ -7,7 +7,7 @@ from guards import build_guard, lively_model
 from lasa.prompts import user_prompt
 from servers import serving
 
-schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
+schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed: pip install lasa[test]")
 from schemathesis import GenerationMode  # noqa: E402
 from schemathesis.checks import not_a_server_error  # noqa: E402
 from schemathesis.specs.openapi.checks import (  # noqa: E402

@@ -130,7 +130,7 @@ def train(
         model.float()  # an update of 1e-6 is lost in the 8 bits of a bfloat16 weight; autocast computes in bfloat16
     model.train()
     if settings.method != "sft":
-        say(f"Preparing {name}: reference log-probabilities of {len(rows):,} rows")
+        say(f"Preparing {name}: reference log-probabilities")
     trainer = _BUILDERS[settings.method](model, tokenizer, rows, settings, arguments)
     if isinstance(trainer, TokenizedKTOTrainer):
         trainer.consistency = consistency
@@ -237,7 +237,7 @@ def _kto(
 ) -> Any:
     if settings.batch_size < 2:
         raise RecipeError("KTO pairs each row with another of its batch: batch_size must be at least 2.")
-    kept = separate_partners(rows, settings.batch_size)
+    kept = _within_budget(separate_partners(rows, settings.batch_size), settings)
     data = Dataset.from_list(
         [
             {
@@ -274,7 +274,7 @@ def _dpo(
                 "chosen_ids": good.completion_ids,
                 "rejected_ids": bad.completion_ids,
             }
-            for good, bad in pairs
+            for good, bad in _within_budget(pairs, settings)
         ]
     )
     config = DPOConfig(**arguments, beta=settings.beta, precompute_ref_log_probs=_precompute(model, settings))
@@ -282,6 +282,14 @@ def _dpo(
     return TokenizedDPOTrainer(
         model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=_adapter(settings)
     )
+
+
+def _within_budget(shuffled: Sequence[Any], settings: TrainingSettings) -> Sequence[Any]:
+    """As many rows or pairs as the steps can use: no reference log-probability is computed in vain."""
+    if settings.steps is None:
+        return shuffled
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    return shuffled[: settings.steps * settings.batch_size * settings.accumulate * processes]
 
 
 def _precompute(model: Any, settings: TrainingSettings) -> bool:

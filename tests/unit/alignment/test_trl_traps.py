@@ -37,7 +37,7 @@ def make_rows(tokenizer, count=8):
 
 
 def kto_trainer(model, tokenizer, rows, folder: Path, **changes):
-    settings = TrainingSettings(batch_size=BATCH, steps=1, warmup_steps=0, **changes)
+    settings = TrainingSettings(**{"batch_size": BATCH, "warmup_steps": 0, **changes})
     return trainers._kto(model, tokenizer, rows, settings, trainers._arguments(model, settings, folder))
 
 
@@ -110,6 +110,16 @@ def test_f_precomputed_log_probabilities_are_those_of_the_base(tokenizer, model,
         assert row["ref_KL_logps"] == pytest.approx(partner, abs=1e-3)
 
 
+def test_no_reference_is_computed_for_rows_that_the_steps_never_reach(tokenizer, model, tmp_path):
+    rows = make_rows(tokenizer, 40)
+    whole, part = (
+        kto_trainer(model, tokenizer, rows, tmp_path / name, accumulate=2, steps=steps).train_dataset
+        for name, steps in (("whole", None), ("part", 3))
+    )
+    assert len(part) == 3 * 2 * BATCH < len(whole)
+    assert part.to_list() == whole.select(range(len(part))).to_list()
+
+
 def log_probability(model, prompt_ids, completion_ids) -> float:
     """Of a completion after a prompt, computed the plain way."""
     with torch.no_grad():
@@ -158,7 +168,7 @@ def test_sft_learns_the_completion_and_nothing_of_the_prompt(tokenizer, model, t
 
 def test_dpo_compares_the_completions_of_one_prompt(tokenizer, model, tmp_path):
     rows = make_rows(tokenizer)
-    settings = TrainingSettings(method="dpo", batch_size=BATCH, steps=1)
+    settings = TrainingSettings(method="dpo", batch_size=BATCH)
     trainer = trainers._dpo(model, tokenizer, rows, settings, trainers._arguments(model, settings, tmp_path))
     expected = {(tuple(row.prompt_ids), tuple(row.completion_ids), row.desirable) for row in rows}
     batch = next(iter(trainer.get_train_dataloader()))

@@ -185,6 +185,6 @@ PROMPT_TABLES: dict[str, Callable[[], list[Prompt]]] = {
 """The world's prompt tables by name."""
 
 PREFERENCE_TABLES: dict[str, Callable[[], list[Preference]]] = {
-    "preferences": lambda: preferences(SEEN, 300, 120),
+    "preferences": lambda: preferences(SEEN, 300, 400),
 }
 """The world's preference tables by name: safety rows in the seen languages, benign rows in all ten."""
