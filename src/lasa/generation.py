@@ -98,6 +98,14 @@ class RowState:
         """The token that must come next, if one must."""
         return self._forced[0] if self._forced and not self.finish_reason else None
 
+    def take_forced(self) -> list[int]:
+        """Accept every token that must come now, and return them."""
+        taken = []
+        while (token := self.next_forced) is not None:
+            self.accept(token)
+            taken.append(token)
+        return taken
+
     def accept(self, token: int) -> bool:
         """Take the next token; whether it became part of the answer."""
         if self.finish_reason:

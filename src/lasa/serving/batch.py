@@ -1,14 +1,16 @@
 """Rows that are answered together while others come and go: a step-level batch over the one-pass guard.
 
 Each step feeds one token of every row through the model. New rows are prefilled on their own (and read there, as in
-`lasa.guard`), then their KV cache is laid beside that of the running rows, padded on the left; a row that ends is cut
-out. A row's tokens do not depend on its neighbours, beyond rounding. What this is not: paged attention, prefill in
-pieces (a long prompt delays one step of everybody), or a static cache. All layers keep their whole past, also those
-with a sliding window, so any model whose cache is transformers' `DynamicCache` of keys and values can be served.
+`lasa.guard`); what they must begin with, the condition above all, follows in one more pass over those rows. Then their
+KV cache is laid beside that of the running rows, padded on the left; a row that ends is cut out. A row's tokens do not
+depend on its neighbours, beyond rounding. What this is not: paged attention, prefill in pieces (a long prompt delays
+one step of everybody), or a static cache. All layers keep their whole past, also those with a sliding window, so any
+model whose cache is transformers' `DynamicCache` of keys and values can be served.
 """
 
 import inspect
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,11 +167,13 @@ class RunningBatch:
         hidden = [index for index, row in enumerate(rows) if row.running.conditioned]
         if guard.thinking_tail and hidden:
             mask[hidden, -len(guard.thinking_tail) :] = 0
-        self._choose(rows, logits)
-        kept = [index for index, row in enumerate(rows) if not row.ended]
-        if kept:
-            _select(cache, kept)
-            self._merge([rows[index] for index in kept], mask[kept], cache)
+        forced = [row.running.state.take_forced() for row in rows]
+        for length in sorted(set(map(len, forced))):
+            alike = [index for index, one in enumerate(forced) if len(one) == length]
+            beginnings = [forced[index] for index in alike]
+            self._begin(
+                [rows[index] for index in alike], beginnings, logits[alike], mask[alike], _rows_of(cache, alike)
+            )
 
     @torch.inference_mode()
     def step(self) -> list[Row]:
@@ -203,7 +207,19 @@ class RunningBatch:
         self._mask = self._mask[kept]
         unused = int(self._mask.argmax(dim=1).min())  # columns that only rows now gone had used
         self._mask = self._mask[:, unused:]
-        _select(self._cache, kept, unused)
+        self._cache = _rows_of(self._cache, kept, unused)
+
+    def _begin(
+        self, rows: Sequence[Row], forced: Sequence[list[int]], logits: Tensor, mask: Tensor, cache: DynamicCache
+    ) -> None:
+        """Feed what prefilled rows must begin with, equally many tokens each, and let them join."""
+        if forced[0]:
+            mask = torch.cat([mask, mask.new_ones(len(rows), len(forced[0]))], dim=1)
+            logits = self._forward(torch.tensor(forced, device=self._device), mask, cache)
+        self._choose(rows, logits)
+        kept = [index for index, row in enumerate(rows) if not row.ended]
+        if kept:
+            self._merge([rows[index] for index in kept], mask[kept], _rows_of(cache, kept))
 
     def _forward(self, ids: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
         """Logits after the newest column, `[rows, V]`."""
@@ -241,7 +257,11 @@ def _pad(states: Tensor, width: int) -> Tensor:
     return torch.nn.functional.pad(states, (0, 0, width - states.shape[-2], 0))
 
 
-def _select(cache: DynamicCache, rows: Sequence[int], unused: int = 0) -> None:
+def _rows_of(cache: DynamicCache, rows: Sequence[int], unused: int = 0) -> DynamicCache:
+    """A cache of some of the rows, without the first `unused` columns."""
+    part = DynamicCache()
     for layer in cache.layers:
-        layer.keys = layer.keys[list(rows), :, unused:]
-        layer.values = layer.values[list(rows), :, unused:]
+        chosen = copy(layer)
+        chosen.keys, chosen.values = (states[list(rows), :, unused:] for states in (layer.keys, layer.values))
+        part.layers.append(chosen)
+    return part

@@ -41,6 +41,24 @@ def test_rows_that_come_and_go_say_what_they_say_alone(family, tokenizer, prompt
     assert {one.decision.action for one in expected} == {"off", "condition"}
 
 
+def test_what_a_row_must_begin_with_is_taken_as_it_joins(tokenizer, prompts):
+    guard = build_guard(lively_model("llama", tokenizer), tokenizer, prompts)
+    prefills = [("", "sure, ", "first of all, ")[n % 3] for n in range(len(prompts))]
+    rows = [
+        Row(guard.question(messages, prefill=prefill), SETTINGS)
+        for messages, prefill in zip(conversations(prompts), prefills, strict=True)
+    ]
+    batch = RunningBatch(guard)
+    batch.join(rows)
+    assert all(len(row.running.state.token_ids) == 1 for row in rows)
+    run(batch, {1: []})
+    expected = guard.generate(conversations(prompts), SETTINGS, prefills=prefills)
+    assert [row.outcome().answer for row in rows] == [one.answer for one in expected]
+    assert {(row.running.conditioned, bool(prefill)) for row, prefill in zip(rows, prefills, strict=True)} == {
+        (flagged, prefilled) for flagged in (True, False) for prefilled in (True, False)
+    }
+
+
 def test_a_row_that_is_dropped_leaves_the_others_alone_and_its_columns_are_freed(tokenizer, prompts):
     guard = build_guard(lively_model("llama", tokenizer), tokenizer, prompts)
     rows = [ask(guard, messages) for messages in conversations(prompts)]
