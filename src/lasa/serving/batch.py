@@ -168,12 +168,14 @@ class RunningBatch:
         if guard.thinking_tail and hidden:
             mask[hidden, -len(guard.thinking_tail) :] = 0
         forced = [row.running.state.take_forced() for row in rows]
+        begun = []
         for length in sorted(set(map(len, forced))):
             alike = [index for index, one in enumerate(forced) if len(one) == length]
-            beginnings = [forced[index] for index in alike]
-            self._begin(
-                [rows[index] for index in alike], beginnings, logits[alike], mask[alike], _rows_of(cache, alike)
-            )
+            beginnings = [(rows[index], forced[index]) for index in alike]
+            begun.append(self._begin(beginnings, logits[alike], mask[alike], _rows_of(cache, alike)))
+        for some, their_mask, their_cache in begun:
+            if some:
+                self._merge(some, their_mask, their_cache)
 
     @torch.inference_mode()
     def step(self) -> list[Row]:
@@ -210,16 +212,16 @@ class RunningBatch:
         self._cache = _rows_of(self._cache, kept, unused)
 
     def _begin(
-        self, rows: Sequence[Row], forced: Sequence[list[int]], logits: Tensor, mask: Tensor, cache: DynamicCache
-    ) -> None:
-        """Feed what prefilled rows must begin with, equally many tokens each, and let them join."""
+        self, beginnings: Sequence[tuple[Row, list[int]]], logits: Tensor, mask: Tensor, cache: DynamicCache
+    ) -> tuple[list[Row], Tensor, DynamicCache]:
+        """Feed what prefilled rows must begin with, equally many tokens each; those that go on, mask and cache."""
+        rows, forced = zip(*beginnings, strict=True)
         if forced[0]:
             mask = torch.cat([mask, mask.new_ones(len(rows), len(forced[0]))], dim=1)
             logits = self._forward(torch.tensor(forced, device=self._device), mask, cache)
         self._choose(rows, logits)
         kept = [index for index, row in enumerate(rows) if not row.ended]
-        if kept:
-            self._merge([rows[index] for index in kept], mask[kept], _rows_of(cache, kept))
+        return [rows[index] for index in kept], mask[kept], _rows_of(cache, kept)
 
     def _forward(self, ids: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
         """Logits after the newest column, `[rows, V]`."""

@@ -59,6 +59,23 @@ def test_what_a_row_must_begin_with_is_taken_as_it_joins(tokenizer, prompts):
     }
 
 
+def test_a_join_that_fails_in_its_second_pass_leaves_the_batch_as_it_was(tokenizer, prompts, monkeypatch):
+    guard = build_guard(lively_model("llama", tokenizer), tokenizer, prompts)
+    batch = RunningBatch(guard)
+    forward, passes = batch._forward, []
+
+    def broken(ids, mask, cache):
+        passes.append(ids.shape)
+        if len(passes) == 2:
+            raise RuntimeError("out of memory")
+        return forward(ids, mask, cache)
+
+    monkeypatch.setattr(batch, "_forward", broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        batch.join([ask(guard, messages) for messages in conversations(prompts)])
+    assert batch.rows == [] and batch._cache.get_seq_length() == 0
+
+
 def test_a_row_that_is_dropped_leaves_the_others_alone_and_its_columns_are_freed(tokenizer, prompts):
     guard = build_guard(lively_model("llama", tokenizer), tokenizer, prompts)
     rows = [ask(guard, messages) for messages in conversations(prompts)]
