@@ -59,11 +59,9 @@ def measure(scale: Scale) -> list[Ratio]:
             "plain": lambda: plain(SHORT),
             "guarded": lambda: guarded(SHORT),
             "read first": lambda: read_then_generate(SHORT),
+            "plain, long": lambda: plain(LONG),
+            "guarded, long": lambda: guarded(LONG),
         },
-        scale.repeats,
-    )
-    seconds |= interleaved(
-        {"plain, long": lambda: plain(LONG), "guarded, long": lambda: guarded(LONG)},
         3 * scale.repeats,  # single times scatter by more than the overhead that is looked for
     )
     workload = f"{PROMPTS} x {scale.generation_prompt}"

@@ -15,7 +15,7 @@ def test_a_shipped_recipe_is_valid(path):
 
 
 def test_the_ablations_are_lasa_with_one_thing_changed():
-    systems = read_recipe(next(path for path in RECIPES if path.stem == "embedded-baselines")).systems
+    systems = read_recipe(next(path for path in RECIPES if path.stem == "embedded-ablations")).systems
     lasa = systems["lasa"].model_dump()
     for name, system in systems.items():
         if name.startswith("lasa-"):

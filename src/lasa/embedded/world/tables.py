@@ -177,7 +177,7 @@ PROMPT_TABLES: dict[str, Callable[[], list[Prompt]]] = {
     "interpreter-development": lambda: interpreter_prompts(SEEN, 600, share="dev"),
     "benign-development": lambda: benign_prompts(500),
     "benign": lambda: benign_prompts(600, share="test"),
-    "development": lambda: evaluation_prompts("combinations", 40, share="dev"),
+    "development": lambda: evaluation_prompts("combinations", 100, share="dev"),
     "combinations": lambda: evaluation_prompts("combinations"),
     "concepts": lambda: evaluation_prompts("concepts"),
     "templates": lambda: evaluation_prompts("templates"),
@@ -185,6 +185,6 @@ PROMPT_TABLES: dict[str, Callable[[], list[Prompt]]] = {
 """The world's prompt tables by name."""
 
 PREFERENCE_TABLES: dict[str, Callable[[], list[Preference]]] = {
-    "preferences": lambda: preferences(SEEN, 300, 400),
+    "preferences": lambda: preferences(SEEN, 600, 400),
 }
 """The world's preference tables by name: safety rows in the seen languages, benign rows in all ten."""
