@@ -29,3 +29,8 @@ def test_the_baselines_are_swept():
     assert all(
         len(systems[name].sweep) > 1 for name in ("surface-sft", "surface-kto", "surface-dpo", "consistency-kto")
     )
+
+
+def test_lasa_is_trained_alike_in_every_embedded_recipe():
+    lasas = [read_recipe(path).systems["lasa"] for path in RECIPES if path.stem.startswith("embedded")]
+    assert len(lasas) == 3 and all(one == lasas[0] for one in lasas)

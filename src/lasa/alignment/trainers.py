@@ -237,7 +237,8 @@ def _kto(
 ) -> Any:
     if settings.batch_size < 2:
         raise RecipeError("KTO pairs each row with another of its batch: batch_size must be at least 2.")
-    kept = _within_budget(separate_partners(rows, settings.batch_size), settings)
+    config = KTOConfig(**arguments, beta=settings.beta, precompute_ref_log_probs=_precompute(model, settings))
+    kept = _within_budget(separate_partners(rows, settings.batch_size), config)
     data = Dataset.from_list(
         [
             {
@@ -249,7 +250,6 @@ def _kto(
             for row, partner in zip(kept, kl_partners(kept, settings.batch_size), strict=True)
         ]
     )
-    config = KTOConfig(**arguments, beta=settings.beta, precompute_ref_log_probs=_precompute(model, settings))
     data = shared_rows(data, config)
     trainer = TokenizedKTOTrainer(
         model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=_adapter(settings)
@@ -267,6 +267,7 @@ def _dpo(
     pairs = [(good, bad) for sides in by_prompt.values() for good in sides[True] for bad in sides[False]]
     if not pairs:
         raise RecipeError("DPO needs paired preferences ('chosen' and 'rejected' for the same prompt); there are none.")
+    config = DPOConfig(**arguments, beta=settings.beta, precompute_ref_log_probs=_precompute(model, settings))
     data = Dataset.from_list(
         [
             {
@@ -274,22 +275,21 @@ def _dpo(
                 "chosen_ids": good.completion_ids,
                 "rejected_ids": bad.completion_ids,
             }
-            for good, bad in _within_budget(pairs, settings)
+            for good, bad in _within_budget(pairs, config)
         ]
     )
-    config = DPOConfig(**arguments, beta=settings.beta, precompute_ref_log_probs=_precompute(model, settings))
     data = shared_rows(data, config)
     return TokenizedDPOTrainer(
         model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=_adapter(settings)
     )
 
 
-def _within_budget(shuffled: Sequence[Any], settings: TrainingSettings) -> Sequence[Any]:
+def _within_budget(shuffled: Sequence[Any], config: Any) -> Sequence[Any]:
     """As many rows or pairs as the steps can use: no reference log-probability is computed in vain."""
-    if settings.steps is None:
+    if config.max_steps < 0:
         return shuffled
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    return shuffled[: settings.steps * settings.batch_size * settings.accumulate * processes]
+    batch = config.train_batch_size * config.world_size  # all devices of all processes
+    return shuffled[: config.max_steps * config.gradient_accumulation_steps * batch]
 
 
 def _precompute(model: Any, settings: TrainingSettings) -> bool:
