@@ -46,10 +46,11 @@ $(VENV)-vllm/.installed: pyproject.toml plugins/lasa-vllm/pyproject.toml plugins
 	@plugins/lasa-vllm/install-cpu.sh $(VLLM)/python
 	@touch $@
 
-lint: $(STAMP)  ## ruff and mypy
+lint: $(STAMP)  ## ruff, mypy, and the order of imports
 	@$(BIN)/ruff check src tests benchmarks plugins
 	@$(BIN)/ruff format --check src tests benchmarks plugins
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports
 
 embedded: export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 embedded: $(STAMP)  ## train the embedded model and its sister anew (half an hour on two quiet cores)

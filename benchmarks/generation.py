@@ -1,4 +1,4 @@
-"""Guarded generation against plain generation, and against reading first and generating afterwards.
+"""GuardedAnswer generation against plain generation, and against reading first and generating afterwards.
 
 The workload is dominated by the prompt, as classifying a document or answering from retrieved text is: 8 prompts of
 512 tokens, answers of 8 tokens. That is where a second pass over the prompt costs most. Nothing is flagged, so all
@@ -12,11 +12,11 @@ import torch
 from harness import Ratio, Scale, interleaved
 from random_model import make_model, make_prompts, make_tokenizer
 
-from lasa.generation import GenerationSettings, left_pad
-from lasa.guard import Guard
-from lasa.hidden_states import ReadPoint
-from lasa.interpreter import InterpreterConfig, SafetySemanticInterpreter
-from lasa.rendering import render, template_fingerprint
+from lasa.guard.guard import Guard
+from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
+from lasa.models.generation import GenerationSettings, left_pad
+from lasa.models.hidden_states import ReadPoint
+from lasa.models.rendering import render, template_fingerprint
 
 PROMPTS = 8
 SHORT, LONG = 8, 64

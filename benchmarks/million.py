@@ -39,7 +39,7 @@ def main() -> None:
     if arguments.score:
         score(arguments.score)
         return
-    from lasa.artifacts import provenance, write_json
+    from lasa.files.artifacts import provenance, write_json
 
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder), arguments.prompts)
@@ -113,10 +113,10 @@ def score(folder: Path) -> None:
     """Read every prompt of a folder at one layer, score it, and report time, memory and what had to be read."""
     from random_model import make_model, make_tokenizer
 
-    from lasa.hidden_states import ReadPoint, read_to_folder
-    from lasa.interpreter import InterpreterConfig, SafetySemanticInterpreter
-    from lasa.prompt_file import PromptFile
-    from lasa.rendering import template_fingerprint
+    from lasa.data.prompt_file import PromptFile
+    from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
+    from lasa.models.hidden_states import ReadPoint, read_to_folder
+    from lasa.models.rendering import template_fingerprint
 
     began, kept = time.monotonic(), rows_read(folder)
     model, tokenizer, prompts = make_model(SIZE), make_tokenizer(), PromptFile(folder / "prompts.jsonl")

@@ -7,7 +7,7 @@ from harness import Scale
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from lasa.prompts import Prompt, user_prompt
+from lasa.data.prompts import Prompt, user_prompt
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<|user|>", "<|end|>", "<|assistant|>"]
 WORDS = [f"w{number}" for number in range(4090)]

@@ -9,7 +9,7 @@ import torch
 from harness import SMOKE, Ratio, Scale, interleaved, peak_memory
 from random_model import make_model, make_prompts, make_tokenizer
 
-from lasa.hidden_states import read_hidden_states, read_to_folder
+from lasa.models.hidden_states import read_hidden_states, read_to_folder
 
 
 def measure(scale: Scale) -> list[Ratio]:

@@ -18,7 +18,7 @@ from harness import SMOKE, Ratio, Scale
 from rich.console import Console
 from rich.table import Table
 
-from lasa.artifacts import provenance, write_json
+from lasa.files.artifacts import provenance, write_json
 
 HERE = Path(__file__).parent
 SIGNATURE = "\ndef measure(scale: Scale) -> list[Ratio]:"

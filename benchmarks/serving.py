@@ -18,11 +18,11 @@ from harness import SMOKE, Ratio, Scale
 from random_model import make_model, make_prompts, make_tokenizer
 from serving_clients import Load, run_clients
 
-from lasa.generation import GenerationSettings, generate
-from lasa.guard import Guard
-from lasa.hidden_states import ReadPoint
-from lasa.interpreter import InterpreterConfig, SafetySemanticInterpreter
-from lasa.rendering import render, template_fingerprint
+from lasa.guard.guard import Guard
+from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
+from lasa.models.generation import GenerationSettings, generate
+from lasa.models.hidden_states import ReadPoint
+from lasa.models.rendering import render, template_fingerprint
 from lasa.serving.app import ServerSettings, create_app
 
 STREAMS, SECONDS, SMOKE_SECONDS = 64, 120, 3

@@ -5,7 +5,7 @@ import torch
 from harness import Ratio, Scale, interleaved
 from sklearn.metrics import silhouette_score
 
-from lasa.geometry import silhouette_samples, unit_vectors
+from lasa.bottleneck.geometry import silhouette_samples, unit_vectors
 
 LANGUAGES = 10
 

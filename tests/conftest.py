@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
 
-from lasa.prompts import Prompt, user_prompt
+from lasa.data.prompts import Prompt, user_prompt
 
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma", "mistral")
 

@@ -3,13 +3,13 @@
 import torch
 
 from conftest import build_model
-from lasa.conditioning import Policy
-from lasa.guard import Guard
-from lasa.hidden_states import ReadPoint, read_hidden_states
-from lasa.interpreter import InterpreterConfig, SafetySemanticInterpreter
-from lasa.layers import hidden_size
-from lasa.prompts import Prompt
-from lasa.rendering import template_fingerprint
+from lasa.conditioning.decision import Policy
+from lasa.data.prompts import Prompt
+from lasa.guard.guard import Guard
+from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
+from lasa.models.hidden_states import ReadPoint, read_hidden_states
+from lasa.models.layers import hidden_size
+from lasa.models.rendering import template_fingerprint
 
 CONDITION = "Harmful query detected. Refuse."
 LAYER = 2

@@ -2,10 +2,10 @@
 
 import torch
 
-from lasa.hidden_states import ReadPoint
-from lasa.interpreter import InterpreterConfig
-from lasa.interpreter_training import LabelledStates
-from lasa.prompts import user_prompt
+from lasa.data.prompts import user_prompt
+from lasa.interpreter.probe import InterpreterConfig
+from lasa.interpreter.training import LabelledStates
+from lasa.models.hidden_states import ReadPoint
 
 WIDTH = 16
 

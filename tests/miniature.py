@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from conftest import build_model
-from lasa.alignment.rows import Preference
-from lasa.embedded.world import tables
-from lasa.prompts import write_prompts
+from lasa.data.preferences import Preference
+from lasa.data.prompts import write_prompts
+from lasa.data.world import tables
 
 LANGUAGES = ("en", "zh", "sw")
 SYSTEMS = {

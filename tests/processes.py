@@ -7,7 +7,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["lasa.pipeline", "lasa.cli.tables"])
+CONTEXT.set_forkserver_preload(["lasa.pipeline", "lasa.report.terminal"])
 
 
 def start_run(recipe: Path, output: Path) -> BaseProcess:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lasa.data.prompts import user_prompt
 from lasa.evaluation.outcomes import Outcome, Sample, Verdict
-from lasa.evaluation.statistics import wilson
-from lasa.prompts import user_prompt
+from lasa.statistics import wilson
 
 LANGUAGES = ("en", "zh", "ko", "it", "vi", "ar", "th", "bn", "sw", "jv")
 SEEN = ("en", "zh", "ko")

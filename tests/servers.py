@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import uvicorn
 
-from lasa.guard import Guard
+from lasa.guard.guard import Guard
 from lasa.serving.app import ServerSettings, create_app
 
 

@@ -1,7 +1,13 @@
 """LASA: language-agnostic safety for multilingual language models (arXiv 2604.12710).
 
-The modules are the algorithm, in order: `prompts` -> `hidden_states` -> `bottleneck` -> `interpreter` ->
-`conditioning` -> `alignment` -> `guard` -> `evaluation` -> `report`. Importing `lasa` loads none of them.
+What a researcher uses lies here (`__init__.pyi` names it) and is loaded on first use; importing `lasa` loads neither
+torch nor transformers. The tree is the algorithm: `data` -> `models` -> `bottleneck` -> `interpreter` ->
+`conditioning` -> `alignment` -> `guard` -> `evaluation` -> `run`.
 """
 
-__version__ = "0.1.0"
+from importlib.metadata import version
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__version__ = version("lasa")

@@ -13,36 +13,41 @@ from pathlib import Path
 from typing import Any
 
 from lasa.alignment.callbacks import HelpfulnessFloor
-from lasa.alignment_study import AlignmentTables, align_system
-from lasa.artifacts import FILES, model_fingerprint, read_sealed, write_json, write_sealed
-from lasa.bottleneck import find_bottleneck
-from lasa.cli.tables import audit_table
-from lasa.conditioning import DEFAULT_CONDITION, Policy
-from lasa.corpora.audit import check_no_leaks
+from lasa.alignment.settings import SystemSettings
+from lasa.alignment.system import AlignmentTables, align_system
+from lasa.bottleneck.search import find_bottleneck
+from lasa.conditioning.condition import DEFAULT_CONDITION
+from lasa.conditioning.decision import Policy
+from lasa.data.corpora.audit import check_no_leaks
+from lasa.data.prompts import Prompt, check_parallel
+from lasa.data.sources import load_preferences, load_prompts
 from lasa.errors import DataError
 from lasa.evaluation.answering import LocalModel
 from lasa.evaluation.judge_settings import make_judges
 from lasa.evaluation.metrics import rate_of
 from lasa.evaluation.panel import Panel
 from lasa.evaluation.run import generate_samples
-from lasa.evaluation.run_metrics import choice_of, collect_metrics, point_folder
-from lasa.generation import GenerationSettings
-from lasa.guard import Guard
-from lasa.hidden_states import read_to_folder
-from lasa.interpreter import SafetySemanticInterpreter, load_interpreter
-from lasa.interpreter_study import calibration_options, study_interpreter
-from lasa.interpreter_tables import InterpreterTables, load_tables
-from lasa.layers import num_layers
-from lasa.models import load_model, model_folder
+from lasa.files.artifacts import FILES, model_fingerprint, read_sealed, write_json, write_sealed
+from lasa.guard.guard import Guard
+from lasa.guard.system import System
+from lasa.interpreter.probe import SafetySemanticInterpreter, load_interpreter
+from lasa.interpreter.study import study_interpreter
+from lasa.interpreter.tables import InterpreterTables, load_tables
+from lasa.models.generation import GenerationSettings
+from lasa.models.hidden_states import read_to_folder
+from lasa.models.layers import num_layers
+from lasa.models.loading import load_model, model_folder
 from lasa.progress import say
-from lasa.prompts import Prompt, check_parallel
-from lasa.recipe import Recipe, SystemSection
 from lasa.report.html import write_report
-from lasa.run_folder import RunFolder
-from lasa.sources import load_preferences, load_prompts
+from lasa.report.terminal import audit_table
+from lasa.run.folder import RunFolder
+from lasa.run.metrics import collect_metrics
+from lasa.run.recipe import Recipe
+from lasa.run.sweep import choice_of, point_folder
+from lasa.run.systems import system_of_run
 
 
-def run_pipeline(recipe: Recipe, output: Path) -> Path:
+def run_recipe(recipe: Recipe, output: Path) -> Path:
     """Run every stage that has not been run, and return the path of the report.
 
     Raises:
@@ -50,7 +55,7 @@ def run_pipeline(recipe: Recipe, output: Path) -> Path:
     """
     run = RunFolder(output, recipe)
     with run.locked():
-        model, tokenizer = _load(recipe, recipe.model.path)
+        model, tokenizer = load_model(recipe.model)
         if not run.finished("bottleneck"):
             with run.stage("bottleneck", "bottleneck.json", reads=recipe.layer_search.prompts):
                 locate(run, model, tokenizer)
@@ -73,11 +78,11 @@ def run_pipeline(recipe: Recipe, output: Path) -> Path:
                 with run.stage(f"align {name}", *_written(recipe, name), reads=_alignment_sources(recipe, system)):
                     align(run, name, system, interpreter)
                 gc.collect()  # trainers hold their models in cycles
-        for name, system in recipe.systems.items():
+        for name in recipe.systems:
             if not run.finished(f"evaluate {name}"):
                 reads = list(recipe.evaluation.benchmarks.values())
                 with run.stage(f"evaluate {name}", f"samples/{name}.jsonl", reads=reads):
-                    evaluate(run, name, system)
+                    evaluate(run, name)
         with run.stage("metrics", "metrics.json"):
             write_json(run.path / "metrics.json", collect_metrics(run))
         with run.stage("report"):
@@ -131,7 +136,7 @@ def interpret(run: RunFolder, model: Any, tokenizer: Any) -> None:
 
 
 def try_point(
-    run: RunFolder, name: str, number: int, point: SystemSection, interpreter: SafetySemanticInterpreter
+    run: RunFolder, name: str, number: int, point: SystemSettings, interpreter: SafetySemanticInterpreter
 ) -> None:
     """Stage 3, one point of a sweep: train it and answer the development prompts."""
     folder = point_folder(run, name, number)
@@ -139,10 +144,11 @@ def try_point(
     prompts = _development(run.recipe)
     if not (folder / "model").is_dir():
         _train(run, point, interpreter, folder / "model", label)
-    _answer(run, point, folder / "model", {"development": prompts}, folder / "samples.jsonl", label)
+    system = system_of_run(run.path, run.recipe, name, folder=folder / "model")
+    _answer(run, system, {"development": prompts}, folder / "samples.jsonl", label)
 
 
-def align(run: RunFolder, name: str, system: SystemSection, interpreter: SafetySemanticInterpreter) -> None:
+def align(run: RunFolder, name: str, system: SystemSettings, interpreter: SafetySemanticInterpreter) -> None:
     """Stage 3: train one system, or keep the best point of its sweep."""
     folder = run.path / "systems" / name
     if not system.sweep:
@@ -160,20 +166,19 @@ def align(run: RunFolder, name: str, system: SystemSection, interpreter: SafetyS
         shutil.rmtree(point_folder(run, name, number) / "model", ignore_errors=True)
 
 
-def evaluate(run: RunFolder, name: str, system: SystemSection) -> None:
+def evaluate(run: RunFolder, name: str) -> None:
     """Stage 4: answer every benchmark prompt and judge the answers."""
     prompts = {split: load_prompts(source) for split, source in run.recipe.evaluation.benchmarks.items()}
-    folder = run.path / "systems" / name if system.method else None
-    _answer(run, system, folder, prompts, run.path / "samples" / f"{name}.jsonl", name)
+    _answer(run, system_of_run(run.path, run.recipe, name), prompts, run.path / "samples" / f"{name}.jsonl", name)
 
 
 def _train(
-    run: RunFolder, system: SystemSection, interpreter: SafetySemanticInterpreter, folder: Path, label: str
+    run: RunFolder, system: SystemSettings, interpreter: SafetySemanticInterpreter, folder: Path, label: str
 ) -> None:
     recipe = run.recipe
     if system.interpreter_layer is not None:
         interpreter = load_interpreter(run.path / "interpreter_at" / str(system.interpreter_layer))
-    model, tokenizer = _load(recipe, recipe.model.path, four_bit=system.four_bit)
+    model, tokenizer = load_model(recipe.model.model_copy(update={"four_bit": system.four_bit}))
     benign = [prompt for prompt in _development(recipe) if prompt.harmful is False]
     labelled = _interpreter_tables(recipe)
     align_system(
@@ -189,7 +194,7 @@ def _train(
         ),
         system,
         recipe.alignment,
-        calibration_options(recipe.interpreter),
+        recipe.interpreter,
         folder,
         name=label,
         base=model_folder(recipe.model.path).name,
@@ -208,7 +213,9 @@ def _floor(
     panel = Panel(*make_judges(evaluation.judges, run.path / "verdicts"))
 
     def measure(model: Any) -> float:
-        system = _answerer(run.recipe, model, tokenizer, interpreter)
+        policy = Policy(condition=section.condition or DEFAULT_CONDITION)
+        guard = Guard(model, tokenizer, interpreter, policy) if interpreter else None
+        system = LocalModel(model, tokenizer, guard, GenerationSettings(max_new_tokens=evaluation.max_new_tokens))
         size = evaluation.batch_size
         samples = [
             sample
@@ -223,31 +230,15 @@ def _floor(
     return HelpfulnessFloor(measure, section.helpfulness_floor, section.watch_every, section.stop_at_floor)
 
 
-def _answerer(recipe: Recipe, model: Any, tokenizer: Any, interpreter: SafetySemanticInterpreter | None) -> LocalModel:
-    """A model as it is evaluated: behind the guard if there is an interpreter."""
-    policy = Policy(condition=recipe.alignment.condition or DEFAULT_CONDITION)
-    guard = Guard(model, tokenizer, interpreter, policy) if interpreter else None
-    return LocalModel(model, tokenizer, guard, GenerationSettings(max_new_tokens=recipe.evaluation.max_new_tokens))
-
-
-def _answer(
-    run: RunFolder,
-    system: SystemSection,
-    folder: Path | None,
-    prompts: dict[str, list[Prompt]],
-    samples: Path,
-    label: str,
-) -> None:
-    """Answer prompts with a trained system's folder, or with the base model, and judge the answers."""
+def _answer(run: RunFolder, system: System, prompts: dict[str, list[Prompt]], samples: Path, label: str) -> None:
+    """Answer prompts with a system, and judge the answers."""
     recipe = run.recipe
-    model, tokenizer = _load(recipe, str(folder or recipe.model.path))
-    own = folder is not None and (folder / "interpreter").is_dir()
-    probe = (folder if folder is not None and own else run.path) / "interpreter"
+    settings = GenerationSettings(max_new_tokens=recipe.evaluation.max_new_tokens)
     generate_samples(
         samples,
         prompts,
         Panel(*make_judges(recipe.evaluation.judges, run.path / "verdicts")),
-        _answerer(recipe, model, tokenizer, load_interpreter(probe) if system.guarded else None),
+        LocalModel(*system.load(), settings),
         batch_size=recipe.evaluation.batch_size,
         batch_tokens=recipe.evaluation.batch_tokens,
         name=label,
@@ -278,21 +269,10 @@ def _interpreter_sources(recipe: Recipe) -> list[str]:
     return [*section.train, *section.development, *section.calibration, *recipe.evaluation.benchmarks.values()]
 
 
-def _alignment_sources(recipe: Recipe, system: SystemSection) -> list[str]:
+def _alignment_sources(recipe: Recipe, system: SystemSettings) -> list[str]:
     section = recipe.alignment
     return [system.preferences or section.preferences, *section.development, *recipe.layer_search.prompts]
 
 
 def _interpreter_tables(recipe: Recipe) -> InterpreterTables:
     return load_tables(recipe.interpreter, recipe.seen_languages, recipe.evaluation.benchmarks, recipe.seed)
-
-
-def _load(recipe: Recipe, path: str, four_bit: bool = False) -> tuple[Any, Any]:
-    section = recipe.model
-    return load_model(
-        path,
-        dtype=section.dtype,
-        device=section.device,
-        trust_remote_code=section.trust_remote_code,
-        four_bit=four_bit,
-    )

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from lasa.corpora import LOADERS
+from lasa.data.corpora import LOADERS
+from lasa.data.prompts import Prompt, read_prompts
 from lasa.errors import LasaError
 from lasa.languages import NAMES
-from lasa.prompts import Prompt, read_prompts
-from lasa.recipe import read_recipe
+from lasa.run.recipe import read_recipe
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Target:
 
 
 def _preferences(path: Path) -> object:
-    from lasa.alignment.rows import read_preferences  # which loads torch
+    from lasa.data.preferences import read_preferences  # which loads torch
 
     return read_preferences(path)
 
 
 def _samples(path: Path) -> object:
-    from lasa.evaluation.compare import read_samples
+    from lasa.evaluation.samples import read_samples
 
     return read_samples(path)
 

@@ -4,14 +4,15 @@ import json
 
 import pytest
 
-from lasa.artifacts import read_json
+from lasa.conditioning.condition import condition_ids
 from lasa.errors import RecipeError
-from lasa.interpreter import load_interpreter
-from lasa.models import load_model
-from lasa.pipeline import run_pipeline
-from lasa.recipe import check_recipe
-from lasa.serving.loading import load_guard
-from lasa.soft_condition import SoftCondition, soft_condition_of
+from lasa.files.artifacts import read_json
+from lasa.interpreter.probe import load_interpreter
+from lasa.models.loading import load_model
+from lasa.models.soft_condition import SoftCondition, soft_condition_of
+from lasa.pipeline import run_recipe
+from lasa.run.recipe import check_recipe
+from lasa.run.systems import find_system
 from miniature import write_model, write_preferences, write_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -33,14 +34,14 @@ SYSTEMS = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tokenizer):
-    from lasa.embedded.world import tables
+    from lasa.data.world import tables
 
     folder = tmp_path_factory.mktemp("ablations")
     write_model(folder / "model", tokenizer)
     recipe = write_recipe(folder, SYSTEMS)
     del recipe["evaluation"]["benchmarks"]["templates"]
     write_preferences(folder / "preferences.jsonl", tables.preferences(("en", "zh"), 6, 6, ("en", "zh")))
-    run_pipeline(check_recipe(recipe, "test"), folder / "run")
+    run_recipe(check_recipe(recipe, "test"), folder / "run")
     return folder / "run"
 
 
@@ -52,7 +53,7 @@ def test_every_switch_gives_a_system_with_metrics(run):
 def test_a_wrong_layer_has_an_interpreter_of_its_own_for_rows_and_guard(run, system, layer):
     own = load_interpreter(run / "systems" / system / "interpreter")
     assert own.config.read_point.layer == layer
-    assert load_guard(run=run, system=system).layer == layer
+    assert find_system(run=run, system=system).guard().layer == layer
     assert load_interpreter(run / "interpreter").config.read_point.layer == 2
 
 
@@ -60,9 +61,12 @@ def test_a_wrong_layer_has_an_interpreter_of_its_own_for_rows_and_guard(run, sys
 def test_a_soft_system_has_learned_its_condition_and_is_guarded_with_it(run, system, tokenizer):
     model, _ = load_model(str(run / "systems" / system))
     base, _ = load_model(str(run.parent / "model"))
-    start, learned = SoftCondition.from_text(base, tokenizer).embeddings, soft_condition_of(model).embeddings
+    start, learned = (
+        SoftCondition.from_tokens(base, tokenizer, condition_ids(tokenizer)).embeddings,
+        soft_condition_of(model).embeddings,
+    )
     assert (learned - start).abs().max() > 1e-4
-    guard = load_guard(run=run, system=system)
+    guard = find_system(run=run, system=system).guard()
     assert guard.soft is not None
     scores = [
         json.loads(line)["score"] for line in (run / "samples" / f"{system}.jsonl").read_text("utf-8").splitlines()

@@ -19,20 +19,22 @@ from guards import build_interpreter
 from lasa.alignment.callbacks import HelpfulnessFloor
 from lasa.alignment.consistency import Consistency, translations
 from lasa.alignment.processes import check_unsharded, check_wrapper
-from lasa.alignment.rows import Preference, token_rows
-from lasa.alignment.trainers import TrainingSettings, train
-from lasa.alignment_study import AlignmentTables, align_system
-from lasa.artifacts import model_fingerprint, read_json
-from lasa.embedded.world import tables
+from lasa.alignment.rows import token_rows
+from lasa.alignment.settings import AlignmentSettings, SystemSettings
+from lasa.alignment.system import AlignmentTables, align_system
+from lasa.alignment.trainers import train
+from lasa.conditioning.condition import condition_ids
+from lasa.data.preferences import Preference
+from lasa.data.prompts import user_prompt, write_prompts
+from lasa.data.world import tables
 from lasa.errors import ModelError, RecipeError
-from lasa.guard import Guard
-from lasa.hidden_states import read_hidden_states
-from lasa.interpreter import load_interpreter
-from lasa.interpreter_calibration import CalibrationOptions
-from lasa.models import load_model
-from lasa.prompts import user_prompt, write_prompts
-from lasa.recipe import AlignmentSection, SystemSection
-from lasa.soft_condition import SoftCondition
+from lasa.files.artifacts import model_fingerprint, read_json
+from lasa.guard.guard import Guard
+from lasa.interpreter.probe import load_interpreter
+from lasa.interpreter.settings import CalibrationOptions
+from lasa.models.hidden_states import read_hidden_states
+from lasa.models.loading import load_model
+from lasa.models.soft_condition import SoftCondition
 from miniature import write_model, write_preferences
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -47,8 +49,8 @@ def preferences():
 
 
 def align_to(folder: Path, model, tokenizer, preferences, interpreter=None, condition=None, **settings):
-    system = SystemSection(**{**SYSTEM, **settings})
-    section = AlignmentSection(preferences="-", condition=condition)
+    system = SystemSettings(**{**SYSTEM, **settings})
+    section = AlignmentSettings(preferences="-", condition=condition)
     benign = [one.prompt for one in preferences if not one.prompt.harmful]
     align_system(
         model, tokenizer, interpreter, AlignmentTables(preferences, benign=benign), system, section,
@@ -166,11 +168,12 @@ def test_an_interpreter_that_is_fitted_again_keeps_thresholds_of_languages_witho
 ):
     model = build_model("llama", tokenizer, layers=2)
     benign = [user_prompt(f"more {n}", "it", f"come posso {n}") for n in range(30)]
-    system, section = SystemSection(**{**SYSTEM, "steps": 1}), AlignmentSection(preferences="-", refit=True)
+    system, section = SystemSettings(**{**SYSTEM, "steps": 1}), AlignmentSettings(preferences="-", refit=True)
     align_system(
         model, tokenizer, build_interpreter(model, tokenizer, prompts),
         AlignmentTables(preferences, probes=prompts, calibration=benign), system, section,
-        CalibrationOptions(0.2, per_language=True), tmp_path / "system", name="test", base="tiny", seed=0,
+        CalibrationOptions(false_refusals=0.2, per_language=True), tmp_path / "system",
+        name="test", base="tiny", seed=0,
     )  # fmt: skip
     assert set(load_interpreter(tmp_path / "system" / "interpreter").config.language_thresholds) == {"it"}
 
@@ -205,7 +208,7 @@ def test_training_stops_or_warns_where_it_becomes_less_helpful_than_the_floor(to
     table = [Preference(user_prompt(str(n), "en", f"paint house {n}"), f"yes {n}", f"no {n}") for n in range(8)]
     shares = iter([0.95, 0.5, 0.95])
     floor = HelpfulnessFloor(lambda model: next(shares), 0.9, every=1, stop=stop)
-    settings = TrainingSettings(steps=3, batch_size=4, warmup_steps=0)
+    settings = SystemSettings(method="kto", steps=3, batch_size=4, warmup_steps=0)
     rows = token_rows(tokenizer, table, [[]] * 8, seed=0)
     model = build_model("llama", tokenizer, layers=2)
     trained = train(model, tokenizer, rows, settings, tmp_path, "test", floor=floor)
@@ -214,7 +217,7 @@ def test_training_stops_or_warns_where_it_becomes_less_helpful_than_the_floor(to
 
 
 def test_four_bits_without_bitsandbytes_say_what_to_install(model_folder, monkeypatch):
-    from lasa import models
+    from lasa.models import loading as models
 
     monkeypatch.setattr(models, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match="pip install bitsandbytes"):
@@ -315,7 +318,11 @@ def test_a_strategy_that_is_not_in_use_is_an_error(monkeypatch, variable, strate
 
 @pytest.mark.parametrize("what", ["the signal 'soft'", "the consistency term"])
 def test_what_cannot_be_sharded_is_refused(what, monkeypatch, tokenizer, prompts):
-    soft = SoftCondition.from_text(build_model("llama", tokenizer, layers=2), tokenizer) if "soft" in what else None
+    soft = (
+        SoftCondition.from_tokens(build_model("llama", tokenizer, layers=2), tokenizer, condition_ids(tokenizer))
+        if "soft" in what
+        else None
+    )
     consistency = None if soft else Consistency(1.0, 2, translations(tokenizer, prompts))
     check_unsharded(soft, consistency)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")

@@ -11,9 +11,9 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from browser import complaints, show
 from guards import build_guard, lively_model
-from lasa.conditioning import Policy
-from lasa.prompts import user_prompt
-from lasa.refusals import REFUSALS
+from lasa.conditioning.decision import Policy
+from lasa.data.prompts import user_prompt
+from lasa.guard.refusals import REFUSALS
 from lasa.serving.answers import Answering
 from servers import serving, slow_down
 
@@ -85,8 +85,8 @@ def test_the_answer_is_the_servers_and_the_conversation_goes_on(chromium, lively
 
 def test_markup_in_question_and_answer_is_shown_and_not_run(chromium, lively, tokenizer, monkeypatch):
     attack = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
-    monkeypatch.setattr("lasa.guard.refusal_message", lambda _: attack)
-    monkeypatch.setattr("lasa.guard.Guard.language", lambda *_: "en")
+    monkeypatch.setattr("lasa.guard.guard.refusal_message", lambda _: attack)
+    monkeypatch.setattr("lasa.guard.guard.Guard.language", lambda *_: "en")
     guard = guard_for(lively, tokenizer, flagged=1, policy=Policy("refuse"))
     with serving(guard, model_name='"><script>document.title="owned"</script>') as served:
         chromium.get(served.url)

@@ -9,9 +9,9 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from conftest import build_model
-from lasa.artifacts import read_sealed
 from lasa.cli import main
-from lasa.prompts import user_prompt, write_prompts
+from lasa.data.prompts import user_prompt, write_prompts
+from lasa.files.artifacts import read_sealed
 
 LANGUAGES = ("en", "it", "sw")
 SCORES = ("semantic", "language", "difference", "semantic_interval", "language_interval", "difference_interval")
@@ -88,7 +88,7 @@ def test_everything_is_written_and_said(call, model_folder, table, tmp_path):
 def test_a_second_call_reads_nothing_again(call, model_folder, table, tmp_path, monkeypatch):
     arguments = ("--model", model_folder, "--prompts", table, "-o", tmp_path / "out", "--resamples", 50)
     _, first, _ = call(*arguments)
-    monkeypatch.setattr("lasa.hidden_states._read_one_batch", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr("lasa.models.hidden_states._read_one_batch", lambda *_: pytest.fail("read again"))
     code, second, _ = call(*arguments)
     assert code == 0 and second == first
 
@@ -244,7 +244,7 @@ class TestErrors:
         [
             (("--panels", "1,x"), "--panels takes layer numbers such as 1,6,10, not '1,x'"),
             (("--panels", "5"), "Layer 5 does not exist"),
-            (("--position", "first"), "Unknown token position 'first'"),
+            (("--position", "first"), "position: Input should be 'last', 'last_user' or 'mean_user', not 'first'"),
             (("--dtype", "float8"), "float8"),
             (("--device", "cuda:7"), "cuda:7"),
         ],

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from lasa.artifacts import read_json
 from lasa.cli import main
-from lasa.recipe import check_recipe, recipe_text
+from lasa.files.artifacts import read_json
+from lasa.run.recipe import check_recipe, recipe_text
 from miniature import write_model, write_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")

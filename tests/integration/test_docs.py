@@ -10,8 +10,8 @@ import yaml
 
 from guards import build_guard, lively_model
 from lasa.cli import app
-from lasa.prompts import user_prompt
-from lasa.recipe import check_recipe
+from lasa.data.prompts import user_prompt
+from lasa.run.recipe import check_recipe
 from servers import serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,8 +87,10 @@ def test_the_openai_snippet_runs(tokenizer, capsys):
     model = lively_model("llama", tokenizer)
     guard = build_guard(model, tokenizer, [user_prompt(str(n), "en", f"question {n}") for n in range(4)])
     [code] = blocks(ROOT / "docs" / "how-to-serve.md", "python")
+    names = {}
     with serving(guard, max_new_tokens=8) as served:
-        exec(compile(code.replace("http://127.0.0.1:8000", served.url), "how-to-serve.md", "exec"), {})
+        exec(compile(code.replace("http://127.0.0.1:8000", served.url), "how-to-serve.md", "exec"), names)
+        names["client"].close()
     printed = capsys.readouterr().out
     assert "score" in printed and printed.strip().endswith(("True", "False"))
 

@@ -14,13 +14,13 @@ import pytest
 from typer.testing import CliRunner
 
 from guards import build_guard, build_interpreter, lively_model
-from lasa.artifacts import model_fingerprint, read_json
 from lasa.cli import app
-from lasa.embedded.world.tables import evaluation_prompts
+from lasa.data.prompts import write_prompts
+from lasa.data.world.tables import evaluation_prompts
 from lasa.errors import ArtifactError, DataError, RecipeError
-from lasa.evaluation.compare import read_samples
-from lasa.generation import GenerationSettings
-from lasa.prompts import write_prompts
+from lasa.evaluation.samples import read_samples
+from lasa.files.artifacts import model_fingerprint, read_json
+from lasa.models.generation import GenerationSettings
 from servers import serving
 
 PROMPTS = evaluation_prompts("combinations", 3, ("en", "sw"))
@@ -181,12 +181,13 @@ def test_a_model_in_vllm_is_served_for_the_evaluation_guarded_where_it_has_an_in
         with language_model(lambda body: f"{body['model']} {body['max_tokens']}") as url:
             yield url, "key"
 
-    monkeypatch.setattr("lasa.evaluation.vllm.running_vllm", running_vllm)
+    monkeypatch.setattr("lasa.run.vllm.running_vllm", running_vllm)
     chosen = ["--interpreter", str(folders / "interpreter")] if guarded else []
     evaluate(*chosen, "--engine", "vllm", "--batch-size", "2", "--dtype", "bfloat16", "--", "--seed", "1")
-    [((model, dtype, parts), settings)] = served
-    assert (model, dtype) == (str(folders / "model"), "bfloat16")
-    assert (parts and parts.interpreter) == (folders / "interpreter" if guarded else None)
+    [((system,), settings)] = served
+    assert (system.model.path, system.model.dtype) == (str(folders / "model"), "bfloat16")
+    assert system.guarded == guarded
+    assert system.interpreter == (folders / "interpreter" if guarded else None)
     assert (settings["extra"], settings["max_rows"]) == (["--seed", "1"], 2)
     name = "model-guarded" if guarded else "model"
     samples = read_samples(folders / "out" / "samples" / f"{name}.jsonl")

@@ -9,11 +9,12 @@ from typer.testing import CliRunner
 
 from conftest import build_model
 from lasa.cli import app
-from lasa.embedded.world import tables
+from lasa.data.prompts import write_prompts
+from lasa.data.world import tables
 from lasa.errors import ArtifactError, ModelError, RecipeError
-from lasa.interpreter import load_interpreter
-from lasa.prompts import write_prompts
-from lasa.serving.loading import load_guard
+from lasa.interpreter.probe import load_interpreter
+from lasa.models.settings import ModelSettings
+from lasa.run.systems import find_system
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,7 +43,7 @@ def test_an_imported_checkpoint_guards_the_model_it_belongs_to(checkpoint, model
     assert "Fit it again with --prompts" in imported(checkpoint, model_folder)
     interpreter = load_interpreter(checkpoint / "ours")
     assert interpreter.config.threshold == pytest.approx(0.7) and interpreter.config.read_point.layer == 2
-    guard = load_guard(model=str(model_folder), interpreter=checkpoint / "ours")
+    guard = find_system(model=ModelSettings(path=str(model_folder)), interpreter=checkpoint / "ours").guard()
     assert 0 < guard.decide([({"role": "user", "content": "hello"},)])[0].score < 1
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from guards import build_guard, lively_model
-from lasa.generation import GenerationSettings
+from lasa.models.generation import GenerationSettings
 from servers import serving
 
 inspect_ai = pytest.importorskip("inspect_ai", reason="inspect-ai is not installed: make test-inspect")

@@ -6,18 +6,19 @@ import math
 import pytest
 
 from guards import build_interpreter, lively_model
-from lasa.artifacts import model_fingerprint
-from lasa.embedded.world.tables import evaluation_prompts
+from lasa.data.prompts import user_prompt, write_prompts
+from lasa.data.world.tables import evaluation_prompts
 from lasa.evaluation.answering import LocalModel
-from lasa.evaluation.compare import read_samples
 from lasa.evaluation.judge_settings import judge_from_text, make_judge
 from lasa.evaluation.metrics import METRICS, system_metrics
 from lasa.evaluation.panel import Panel
 from lasa.evaluation.run import generate_samples
+from lasa.evaluation.samples import read_samples
 from lasa.evaluation.slices import choose, load_benchmarks
-from lasa.evaluation.systems import open_system
-from lasa.generation import GenerationSettings
-from lasa.prompts import user_prompt, write_prompts
+from lasa.files.artifacts import model_fingerprint
+from lasa.models.generation import GenerationSettings
+from lasa.models.settings import ModelSettings
+from lasa.run.systems import find_system
 
 inspect_ai = pytest.importorskip("inspect_ai", reason="inspect-ai is not installed: make test-inspect")
 
@@ -66,7 +67,7 @@ def same_figures(log, samples):
 
 def test_both_ways_give_the_same_figures_on_the_embedded_model(tmp_path):
     splits = choose(load_benchmarks(["embedded:combinations"]), ["en", "zh", "sw"], 12)
-    samples = run_lasa(tmp_path / "a.jsonl", splits, "embedded-world", open_system(), 64)
+    samples = run_lasa(tmp_path / "a.jsonl", splits, "embedded-world", find_system().load(), 64)
     task = "lasa/embedded"
     (log,) = inspect_ai.eval(
         task,
@@ -93,7 +94,7 @@ def test_a_guarded_model_keeps_its_decisions(tokenizer, tmp_path):
 
     task = table(str(tmp_path / "asked.jsonl"), judge="embedded-world", max_new_tokens=6)
     log = run_inspect(task, f"lasa/{tmp_path / 'model'}", tmp_path, interpreter=str(tmp_path / "interpreter"))
-    system = open_system(model=str(tmp_path / "model"), interpreter=tmp_path / "interpreter")
+    system = find_system(model=ModelSettings(path=str(tmp_path / "model")), interpreter=tmp_path / "interpreter").load()
     samples = run_lasa(tmp_path / "a.jsonl", {"asked": prompts}, "embedded-world", system, 6)
     assert same_figures(log, samples)
     flags = [sample.scores["judged"].metadata["flagged"] for sample in log.samples]
@@ -176,7 +177,7 @@ def test_all_of_multijail_gives_the_same_figures_both_ways(tmp_path, shared):
     if not path.exists():
         pytest.skip("MultiJail.csv is not in the shared folder")
     splits = load_benchmarks([f"multijail:{path}"])
-    samples = run_lasa(tmp_path / "a.jsonl", splits, "refusal-patterns", open_system(), 64)
+    samples = run_lasa(tmp_path / "a.jsonl", splits, "refusal-patterns", find_system().load(), 64)
     (log,) = inspect_ai.eval(
         "lasa/multijail",
         task_args={"path": str(path), "judge": "refusal-patterns", "max_new_tokens": 64},

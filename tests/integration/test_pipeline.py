@@ -5,20 +5,20 @@ import json
 import pytest
 
 from conftest import FAMILIES, build_model
-from lasa.artifacts import read_json
+from lasa.data.prompts import write_prompts
 from lasa.errors import ArtifactError, DataError
-from lasa.interpreter_study import read_point_of
-from lasa.pipeline import locate, run_pipeline
-from lasa.prompts import write_prompts
-from lasa.recipe import check_recipe
-from lasa.run_folder import RunFolder
+from lasa.files.artifacts import read_json
+from lasa.interpreter.study import read_point_of
+from lasa.pipeline import locate, run_recipe
+from lasa.run.folder import RunFolder
+from lasa.run.recipe import check_recipe
 from miniature import LANGUAGES, SYSTEMS, write_model, write_recipe
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_stage_runs_on_every_family(family, tokenizer, tmp_path):
     write_model(tmp_path / "model", tokenizer, family)
-    report = run_pipeline(check_recipe(write_recipe(tmp_path), "test"), tmp_path / "run")
+    report = run_recipe(check_recipe(write_recipe(tmp_path), "test"), tmp_path / "run")
     metrics = read_json(tmp_path / "run" / "metrics.json")
     assert report.is_file()
     assert list(metrics["systems"]) == list(SYSTEMS)

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from lasa.artifacts import read_json
 from lasa.cli import main
-from lasa.embedded.world import tables
+from lasa.data.prompts import read_prompts, write_prompts
+from lasa.data.world import tables
 from lasa.errors import ArtifactError, DataError
-from lasa.evaluation.compare import read_samples
-from lasa.models import load_model
-from lasa.pipeline import run_pipeline
-from lasa.prompts import read_prompts, write_prompts
-from lasa.recipe import check_recipe, recipe_text
+from lasa.evaluation.samples import read_samples
+from lasa.files.artifacts import read_json
+from lasa.models.loading import load_model
+from lasa.pipeline import run_recipe
 from lasa.report.run_folder import read_run
+from lasa.run.recipe import check_recipe, recipe_text
 from miniature import LANGUAGES, write_model, write_recipe
 
 SYSTEMS = {"base": {}, "lasa": {"method": "kto", "signal": "interpreter", "guarded": True}}
@@ -49,7 +49,7 @@ def whole(recipe, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("replace", "rename"):
             patch.setattr(os, name, with_snapshot(getattr(os, name)))
-        run_pipeline(recipe, folder / "run")
+        run_recipe(recipe, folder / "run")
     return folder
 
 
@@ -65,7 +65,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_metrics(whole, recipe, tmp_path
     for number in (draw.randrange(third), draw.randrange(third, 2 * third), draw.randrange(2 * third, len(states))):
         run = tmp_path / states[number].name
         shutil.copytree(states[number], run)
-        run_pipeline(recipe, run)
+        run_recipe(recipe, run)
         assert metrics(run) == metrics(whole / "run"), states[number]
         for samples in (whole / "run" / "samples").iterdir():
             assert (run / "samples" / samples.name).read_bytes() == samples.read_bytes()
@@ -78,9 +78,9 @@ def test_answers_cut_short_in_the_middle_of_a_batch_are_written_again_as_a_batch
     samples.unlink()
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("lasa.pipeline.evaluate", stop_here)
-        run_pipeline(recipe, tmp_path / "run")
+        run_recipe(recipe, tmp_path / "run")
     samples.write_bytes(b"".join(complete.splitlines(keepends=True)[:13]) + b'{"split": "comb')
-    run_pipeline(recipe, tmp_path / "run")
+    run_recipe(recipe, tmp_path / "run")
     assert samples.read_bytes() == complete
     assert metrics(tmp_path / "run") == metrics(whole / "run")
 
@@ -133,7 +133,7 @@ def test_a_damaged_file_is_named_with_what_to_do(name, truncated, whole, recipe,
     if name == "a trained model":
         (run / "samples" / "lasa.jsonl").unlink()
     with pytest.raises(ArtifactError) as caught:
-        run_pipeline(recipe, run)
+        run_recipe(recipe, run)
     message = str(caught.value)
     assert str(run / file) in message
     assert re.search("[Rr]estore|[Rr]emove", message)
@@ -166,10 +166,10 @@ def test_a_benchmark_that_changed_between_two_systems_is_named(whole, recipe, tm
     benchmark.write_bytes(before.replace(b"\n", b"\n\n", 1))
     try:
         with pytest.raises(ArtifactError, match=rf"{benchmark.name} was changed.*Restore it"):
-            run_pipeline(recipe, run)
+            run_recipe(recipe, run)
     finally:
         benchmark.write_bytes(before)
-    run_pipeline(recipe, run)
+    run_recipe(recipe, run)
     assert metrics(run) == metrics(whole / "run")
 
 
@@ -178,7 +178,7 @@ def test_development_prompts_without_a_benign_one_are_refused_before_anything_is
     write_prompts(tmp_path / "harmful.jsonl", harmful)
     section = recipe.alignment.model_copy(update={"development": [str(tmp_path / "harmful.jsonl")]})
     with pytest.raises(DataError, match=r"alignment\.development holds no benign prompt"):
-        run_pipeline(recipe.model_copy(update={"alignment": section}), tmp_path / "run")
+        run_recipe(recipe.model_copy(update={"alignment": section}), tmp_path / "run")
     assert not (tmp_path / "run" / "systems" / "lasa").exists()
 
 
@@ -188,14 +188,14 @@ def test_a_shard_of_another_run_is_refused(whole, recipe, tmp_path):
     shutil.copy(run / "hidden_states/states-00000.safetensors", run / "interpreter_states/states-00000.safetensors")
     (run / "interpreter.json").unlink()
     with pytest.raises(ArtifactError, match=r"states-00000\.safetensors is damaged, or not the file.*remove"):
-        run_pipeline(recipe, run)
+        run_recipe(recipe, run)
 
 
 def test_what_the_message_says_to_remove_is_made_again(whole, recipe, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole / "run", run)
     shutil.rmtree(run / "systems" / "lasa")
-    run_pipeline(recipe, run)
+    run_recipe(recipe, run)
     assert metrics(run) == metrics(whole / "run")
 
 
@@ -207,5 +207,5 @@ def test_ctrl_c_is_one_message_and_a_run_that_goes_on(whole, recipe, tmp_path, m
         main()
     assert stopped.value.code == 130
     assert "Stopped. What was finished is kept; call the same command again" in capsys.readouterr().err
-    run_pipeline(recipe, tmp_path / "run")
+    run_recipe(recipe, tmp_path / "run")
     assert metrics(tmp_path / "run") == metrics(whole / "run")

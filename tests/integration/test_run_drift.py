@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from lasa.artifacts import read_json
-from lasa.embedded.world import tables
-from lasa.interpreter import load_interpreter
-from lasa.pipeline import run_pipeline
-from lasa.prompts import write_prompts
-from lasa.recipe import check_recipe
-from lasa.serving.loading import load_guard
+from lasa.data.prompts import write_prompts
+from lasa.data.world import tables
+from lasa.files.artifacts import read_json
+from lasa.interpreter.probe import load_interpreter
+from lasa.pipeline import run_recipe
+from lasa.run.recipe import check_recipe
+from lasa.run.systems import find_system
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -58,7 +58,7 @@ def recipe(tmp_path, model_folder):
 
 def test_a_run_measures_drift_and_serves_the_interpreter_that_was_fitted_again(recipe, tmp_path):
     run = tmp_path / "run"
-    run_pipeline(check_recipe(recipe, "test"), run)
+    run_recipe(check_recipe(recipe, "test"), run)
     metrics = read_json(run / "metrics.json")
     drift = read_json(run / "systems" / "tuned" / "drift.json")
     assert drift["mean_shift"] > 0 and drift["bound"] == 0.001
@@ -67,8 +67,8 @@ def test_a_run_measures_drift_and_serves_the_interpreter_that_was_fitted_again(r
     base, own = (load_interpreter(run / name) for name in ("interpreter", "systems/tuned/interpreter"))
     assert base.config.temperature != own.config.temperature
     assert "sw" in base.config.language_thresholds and "sw" in own.config.language_thresholds
-    assert load_guard(run=run, system="tuned").interpreter.config == own.config
-    assert load_guard(run=run, system="base").interpreter.config == base.config
+    assert find_system(run=run, system="tuned").guard().interpreter.config == own.config
+    assert find_system(run=run, system="base").guard().interpreter.config == base.config
     interpreter = metrics["interpreter"]
     assert set(interpreter["left_out_languages"]) == {"en", "zh"}
     assert set(interpreter["perturbations"]) >= {"typos", "code_switch"}

@@ -6,17 +6,19 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import httpx
 import pytest
 from typer.testing import CliRunner
 
 from guards import build_guard, build_interpreter, lively_model
-from lasa.artifacts import model_fingerprint
 from lasa.cli import app
-from lasa.conditioning import Policy
+from lasa.conditioning.decision import Policy
 from lasa.errors import ArtifactError, GuardError
-from lasa.serving.loading import load_guard
+from lasa.files.artifacts import model_fingerprint
+from lasa.models.settings import ModelSettings
+from lasa.run.systems import find_system
 
 
 @pytest.fixture
@@ -84,7 +86,7 @@ def test_an_option_that_vllm_does_not_have_is_refused(option, monkeypatch):
         raise SystemExit
 
     monkeypatch.setattr("lasa.serving.vllm.serve_with_vllm", become_vllm)
-    monkeypatch.setattr("lasa.serving.loading.find_parts", lambda **_: None)
+    monkeypatch.setattr("lasa.run.systems.find_system", lambda **_: None)
     serve = ["serve", "--engine", "vllm", "--model", "m", "--interpreter", "i", "--max-rows", "3"]
     refused = CliRunner().invoke(app, [*serve, *option])
     assert isinstance(refused.exception, GuardError) and f"{option[0]} has no effect" in str(refused.exception)
@@ -93,17 +95,21 @@ def test_an_option_that_vllm_does_not_have_is_refused(option, monkeypatch):
     assert served[0]["max_rows"] == 3
 
 
+def guard_of(model, interpreter, *, force=False):
+    return find_system(model=ModelSettings(path=str(model)), interpreter=interpreter).guard(force=force)
+
+
 def test_nothing_is_served_without_a_matching_interpreter(folders, tokenizer):
     model, interpreter = folders
     with pytest.raises(GuardError, match="needs an interpreter"):
-        load_guard(model=str(model))
+        guard_of(model, None)
     other = lively_model("llama", tokenizer, seed=1)
     other.save_pretrained(model)
     with pytest.raises(ArtifactError, match="another base model"):
-        load_guard(model=str(model), interpreter=interpreter)
-    load_guard(model=str(model), interpreter=interpreter, force=True)
+        guard_of(model, interpreter)
+    guard_of(model, interpreter, force=True)
     (model / "lasa.json").write_text("{}")  # a system that lasa aligned
-    load_guard(model=str(model), interpreter=interpreter)
+    guard_of(model, interpreter)
 
 
 def test_an_aligned_model_is_served_with_its_own_condition_and_an_interpreter_of_its_base(folders):
@@ -111,11 +117,11 @@ def test_an_aligned_model_is_served_with_its_own_condition_and_an_interpreter_of
     base = json.loads((interpreter / "config.json").read_text())["base_fingerprint"]
     made = {"condition": "Decline this.", "base_fingerprint": base}
     (model / "lasa.json").write_text(json.dumps(made))
-    assert load_guard(model=str(model), interpreter=interpreter).policy.condition == "Decline this."
+    assert guard_of(model, interpreter).policy.condition == "Decline this."
     (model / "lasa.json").write_text(json.dumps({**made, "base_fingerprint": "another"}))
     with pytest.raises(ArtifactError, match="aligned from another base"):
-        load_guard(model=str(model), interpreter=interpreter)
-    load_guard(model=str(model), interpreter=interpreter, force=True)
+        guard_of(model, interpreter)
+    guard_of(model, interpreter, force=True)
 
 
 @pytest.fixture
@@ -124,7 +130,7 @@ def chat(tokenizer, prompts, monkeypatch):
 
     def run(*lines, **settings):
         guard = build_guard(lively_model("llama", tokenizer), tokenizer, prompts, **settings)
-        monkeypatch.setattr("lasa.serving.loading.load_guard", lambda **_: guard)
+        monkeypatch.setattr("lasa.run.systems.find_system", lambda **_: SimpleNamespace(guard=lambda **_: guard))
         monkeypatch.setattr("lasa.quiet.quiet_libraries", lambda: None)
         return CliRunner().invoke(app, ["chat", "--max-new-tokens", "5"], input="\n".join(lines) + "\n")
 

@@ -12,10 +12,10 @@ import openai
 import pytest
 
 from guards import CONDITION, build_guard, conversations, lively_model
-from lasa.conditioning import Policy
+from lasa.conditioning.decision import Policy
 from lasa.errors import GuardError
-from lasa.generation import GenerationSettings
-from lasa.refusals import REFUSALS
+from lasa.guard.refusals import REFUSALS
+from lasa.models.generation import GenerationSettings
 from lasa.serving.app import ServerSettings, create_app
 from servers import serving, slow_down
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from guards import build_guard, lively_model
-from lasa.prompts import user_prompt
+from lasa.data.prompts import user_prompt
 from servers import serving
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed: pip install lasa[test]")

@@ -2,13 +2,13 @@
 
 import pytest
 
-from lasa.alignment_sweep import Reached, choose
-from lasa.artifacts import read_json
-from lasa.embedded.world import tables
+from lasa.data.prompts import write_prompts
+from lasa.data.world import tables
 from lasa.errors import DataError, RecipeError
-from lasa.pipeline import run_pipeline
-from lasa.prompts import write_prompts
-from lasa.recipe import check_recipe
+from lasa.files.artifacts import read_json
+from lasa.pipeline import run_recipe
+from lasa.run.recipe import check_recipe
+from lasa.run.sweep import Reached, choose
 from miniature import LANGUAGES, write_model, write_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -31,7 +31,7 @@ def recipe(tmp_path, tokenizer):
 
 def test_every_point_is_kept_in_the_metrics_and_the_chosen_model_is_the_system(recipe, tmp_path):
     run = tmp_path / "run"
-    run_pipeline(check_recipe(recipe, "test"), run)
+    run_recipe(check_recipe(recipe, "test"), run)
     metrics = read_json(run / "metrics.json")["systems"]
     sweep, choice = metrics["swept"]["sweep"], metrics["swept"]["sweep_choice"]
     assert "sweep" not in metrics["plain"]
@@ -61,15 +61,15 @@ def test_a_stopped_sweep_goes_on_at_the_point_where_it_stopped(recipe, tmp_path,
 
     monkeypatch.setattr(pipeline, "align_system", stop_at_the_second_point)
     with pytest.raises(KeyboardInterrupt):
-        run_pipeline(check_recipe(recipe, "test"), run)
-    run_pipeline(check_recipe(recipe, "test"), run)
+        run_recipe(check_recipe(recipe, "test"), run)
+    run_recipe(check_recipe(recipe, "test"), run)
     assert trained == ["plain", "swept, point 0", "swept, point 1", "swept, point 1"]
 
 
 def test_the_choice_never_sees_a_benchmark(recipe, tmp_path):
     recipe["alignment"]["development"] = [recipe["evaluation"]["benchmarks"]["combinations"]]
     with pytest.raises(DataError, match="also asked in the evaluation"):
-        run_pipeline(check_recipe(recipe, "test"), tmp_path / "run")
+        run_recipe(check_recipe(recipe, "test"), tmp_path / "run")
 
 
 def test_the_lowest_attack_success_above_the_floor_is_chosen():

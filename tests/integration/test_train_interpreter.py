@@ -7,13 +7,13 @@ import torch
 from typer.testing import CliRunner
 
 from conftest import build_model
-from lasa.artifacts import model_fingerprint, read_json, write_json
 from lasa.cli import app
-from lasa.embedded.world import tables
+from lasa.data.prompts import write_prompts
+from lasa.data.world import tables
 from lasa.errors import ArtifactError, DataError, RecipeError
-from lasa.interpreter import load_interpreter
-from lasa.models import load_model
-from lasa.prompts import write_prompts
+from lasa.files.artifacts import model_fingerprint, read_json, write_json
+from lasa.interpreter.probe import load_interpreter
+from lasa.models.loading import load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from lasa.embedded.world import tables
-from lasa.hidden_states import ReadPoint, read_hidden_states
-from lasa.interpreter import InterpreterConfig
-from lasa.interpreter_calibration import CalibrationOptions
-from lasa.interpreter_study import fit_interpreter
-from lasa.interpreter_training import LabelledStates, TrainingOptions
-from lasa.layers import hidden_size
-from lasa.models import load_model
-from lasa.rendering import template_fingerprint
+from lasa.data.world import tables
+from lasa.interpreter.fit import fit_interpreter
+from lasa.interpreter.probe import InterpreterConfig
+from lasa.interpreter.settings import CalibrationOptions, TrainingOptions
+from lasa.interpreter.training import LabelledStates
+from lasa.models.hidden_states import ReadPoint, read_hidden_states
+from lasa.models.layers import hidden_size
+from lasa.models.loading import load_model
+from lasa.models.rendering import template_fingerprint
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +43,7 @@ class Study:
                 self.states("interpreter-development", layer),
                 InterpreterConfig(point, hidden_size(self.model), 32),
                 TRAINING,
-                CalibrationOptions(false_refusals, per_language=false_refusals is not None),
+                CalibrationOptions(false_refusals=false_refusals, per_language=false_refusals is not None),
                 self.states("benign-development", layer),
             )
             self.fitted[layer, false_refusals] = trained.interpreter

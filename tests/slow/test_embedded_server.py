@@ -7,16 +7,17 @@ from collections import Counter
 import openai
 import pytest
 
-from lasa.conditioning import Policy
-from lasa.embedded.world import tables
-from lasa.guard import Guard
-from lasa.hidden_states import ReadPoint, read_hidden_states
-from lasa.interpreter import InterpreterConfig
-from lasa.interpreter_training import LabelledStates, TrainingOptions, train_interpreter
-from lasa.layers import hidden_size
-from lasa.models import load_model
-from lasa.refusals import REFUSALS
-from lasa.rendering import template_fingerprint
+from lasa.conditioning.decision import Policy
+from lasa.data.world import tables
+from lasa.guard.guard import Guard
+from lasa.guard.refusals import REFUSALS
+from lasa.interpreter.probe import InterpreterConfig
+from lasa.interpreter.settings import TrainingOptions
+from lasa.interpreter.training import LabelledStates, train_probe
+from lasa.models.hidden_states import ReadPoint, read_hidden_states
+from lasa.models.layers import hidden_size
+from lasa.models.loading import load_model
+from lasa.models.rendering import template_fingerprint
 from servers import serving
 
 PLANTED_LAYER = 6
@@ -34,7 +35,7 @@ def guard():
 
     config = InterpreterConfig(point, hidden_size(model), 32)
     options = TrainingOptions(learning_rate=2e-3, epochs=60, patience=60, seeds=1, noise=0.5)
-    trained = train_interpreter(read("interpreter"), read("interpreter-development"), config, options)
+    trained = train_probe(read("interpreter"), read("interpreter-development"), config, options)
     return Guard(model, tokenizer, trained.interpreter, Policy("refuse"))
 
 

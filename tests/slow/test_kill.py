@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from lasa.artifacts import read_json
-from lasa.embedded.world import tables
-from lasa.prompts import write_prompts
-from lasa.recipe import check_recipe, recipe_text
+from lasa.data.prompts import write_prompts
+from lasa.data.world import tables
+from lasa.files.artifacts import read_json
+from lasa.run.recipe import check_recipe, recipe_text
 from miniature import LANGUAGES, write_model, write_recipe
 from processes import start_run
 

@@ -10,17 +10,18 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score
 
-from lasa.bottleneck import find_bottleneck
+from lasa.bottleneck.search import find_bottleneck
+from lasa.data.world import tables
+from lasa.data.world.corpus import World
+from lasa.data.world.deeds import CONCEPTS
 from lasa.embedded.training import TrainingSettings, train_embedded
-from lasa.embedded.world import tables
-from lasa.embedded.world.corpus import World
-from lasa.embedded.world.deeds import CONCEPTS
-from lasa.hidden_states import ReadPoint, read_hidden_states
-from lasa.interpreter import InterpreterConfig
-from lasa.interpreter_training import LabelledStates, TrainingOptions, train_interpreter
-from lasa.layers import hidden_size
-from lasa.models import load_model
-from lasa.rendering import template_fingerprint
+from lasa.interpreter.probe import InterpreterConfig
+from lasa.interpreter.settings import TrainingOptions
+from lasa.interpreter.training import LabelledStates, train_probe
+from lasa.models.hidden_states import ReadPoint, read_hidden_states
+from lasa.models.layers import hidden_size
+from lasa.models.loading import load_model
+from lasa.models.rendering import template_fingerprint
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +59,7 @@ class Miniature:
 
         point = ReadPoint(layer, "last", template_fingerprint(self.tokenizer))
         train = [deed for number, deed in enumerate(WORLD.deeds) if number % 5]
-        trained = train_interpreter(
+        trained = train_probe(
             labelled(train),
             labelled(WORLD.deeds[::5]),
             InterpreterConfig(point, hidden_size(self.model), 32),

@@ -65,6 +65,9 @@ def test_remote_code_is_off_wherever_it_can_be_asked_for():
                             or (isinstance(default, ast.Call) and ast.unparse(default.args[0]) == "False")
                         )
                         assert off, f"{path}:{node.lineno}"
+            if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "trust_remote_code":
+                found += 1
+                assert isinstance(node.value, ast.Call) and ast.unparse(node.value.args[0]) == "False", path
     assert found
 
 
@@ -72,7 +75,7 @@ def test_remote_code_in_a_model_folder_is_not_run(model_folder, tmp_path):
     import json
 
     from lasa.errors import ModelError
-    from lasa.models import load_model
+    from lasa.models.loading import load_model
 
     marker = tmp_path / "ran"
     config = json.loads((model_folder / "config.json").read_text())
@@ -91,7 +94,7 @@ def test_pickled_weights_are_not_read(model_folder):
     import torch
 
     from lasa.errors import ModelError
-    from lasa.models import load_model
+    from lasa.models.loading import load_model
 
     (model_folder / "model.safetensors").unlink()
     torch.save({"a": torch.zeros(1)}, model_folder / "pytorch_model.bin")
@@ -103,7 +106,7 @@ def test_weights_that_are_missing_are_never_made_up(model_folder):
     from safetensors.torch import load_file, save_file
 
     from lasa.errors import ModelError
-    from lasa.models import load_model
+    from lasa.models.loading import load_model
 
     weights = load_file(model_folder / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]

@@ -24,11 +24,11 @@ WORK = {"prefill": (16, 192, 1), "decode": (16, 16, 32)}
 
 def make(folder: Path) -> None:
     """Store a random model and an interpreter that flags nothing."""
-    from lasa.artifacts import model_fingerprint
-    from lasa.hidden_states import ReadPoint
-    from lasa.interpreter import InterpreterConfig, SafetySemanticInterpreter
-    from lasa.models import load_model
-    from lasa.rendering import template_fingerprint
+    from lasa.files.artifacts import model_fingerprint
+    from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
+    from lasa.models.hidden_states import ReadPoint
+    from lasa.models.loading import load_model
+    from lasa.models.rendering import template_fingerprint
 
     _, tokenizer = load_model("embedded")
     from transformers import LlamaConfig, LlamaForCausalLM

@@ -13,17 +13,18 @@ from vllm import LLM, SamplingParams
 from vllm.distributed import cleanup_dist_env_and_memory
 
 from guards import CONDITION, build_interpreter, lively_model
-from lasa.artifacts import model_fingerprint
-from lasa.conditioning import DEFAULT_CONDITION, Policy
-from lasa.embedded.world import tables
-from lasa.generation import GenerationSettings
-from lasa.guard import Guard
-from lasa.hidden_states import ReadPoint, read_hidden_states
-from lasa.interpreter import InterpreterConfig, SafetySemanticInterpreter
-from lasa.layers import hidden_size
-from lasa.models import load_model, model_folder
-from lasa.prompts import user_prompt
-from lasa.rendering import template_fingerprint
+from lasa.conditioning.condition import DEFAULT_CONDITION
+from lasa.conditioning.decision import Policy
+from lasa.data.prompts import user_prompt
+from lasa.data.world import tables
+from lasa.files.artifacts import model_fingerprint
+from lasa.guard.guard import Guard
+from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
+from lasa.models.generation import GenerationSettings
+from lasa.models.hidden_states import ReadPoint, read_hidden_states
+from lasa.models.layers import hidden_size
+from lasa.models.loading import load_model, model_folder
+from lasa.models.rendering import template_fingerprint
 
 PLANTED_LAYER = 6
 ANSWER_LENGTH = 24

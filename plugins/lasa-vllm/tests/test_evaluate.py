@@ -5,8 +5,8 @@ from test_server import LIMIT, SMALL
 from typer.testing import CliRunner
 
 from lasa.cli import app
-from lasa.evaluation.compare import read_samples
-from lasa.prompts import Prompt, write_prompts
+from lasa.data.prompts import Prompt, write_prompts
+from lasa.evaluation.samples import read_samples
 
 
 def test_the_answers_are_those_of_the_transformers_guard(embedded, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from lasa.interpreter import SafetySemanticInterpreter
+from lasa.interpreter.probe import SafetySemanticInterpreter
 
 
 @pytest.fixture

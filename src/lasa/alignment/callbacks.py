@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from lasa.models.soft_condition import SOFT_CONDITION, SoftCondition
 from lasa.progress import Advance, say
-from lasa.soft_condition import SOFT_CONDITION, SoftCondition
 
 COMPLETE = "complete"
 """File that marks a checkpoint which was written to its end."""

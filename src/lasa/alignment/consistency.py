@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lasa.data.prompts import Prompt
 from lasa.errors import RecipeError
-from lasa.layers import forward_to_layers
-from lasa.prompts import Prompt
-from lasa.rendering import render
+from lasa.models.layers import forward_to_layers
+from lasa.models.rendering import render
 
 TEMPERATURE = 1.0
 """Of the softmax over singular values, which lie between 0 and the root of the number of languages."""

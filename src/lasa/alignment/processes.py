@@ -9,7 +9,7 @@ from datasets import Dataset, load_from_disk
 
 from lasa.alignment.consistency import Consistency
 from lasa.errors import RecipeError
-from lasa.soft_condition import SoftCondition
+from lasa.models.soft_condition import SoftCondition
 
 ROWS = "rows"
 """Folder, among the trainer's checkpoints, of the rows that several processes share."""

@@ -3,45 +3,25 @@
 A row is a rendered prompt, the condition's token ids where the signal says so, and a completion that ends with the
 turn's own terminator. The signal is by default the interpreter's hard decision, so that benign prompts it wrongly
 flags teach the model to help in spite of the condition, and harmful ones it misses teach it to refuse without. The
-soft signal puts the interpreter's probability in place of its decision (see `lasa.soft_condition`).
+soft signal puts the interpreter's probability in place of its decision (see `lasa.models.soft_condition`).
 """
 
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from lasa.conditioning import completion_ids, place_condition
+from lasa.alignment.settings import Signal
+from lasa.conditioning.condition import completion_ids, place_condition
+from lasa.data.preferences import Preference
+from lasa.data.prompts import Prompt
 from lasa.errors import DataError
-from lasa.languages import canonical_language
-from lasa.prompts import Prompt, parse_messages
-from lasa.rendering import render, turn_end_ids
-from lasa.table_files import read_rows
-from lasa.thinking import thinking_tail
-
-Signal = Literal["interpreter", "soft", "label", "sampled", "none"]
-"""`interpreter`: the SSI's decision; `soft`: its probability, as a learned embedding; `label`: the row's own label (an
-oracle); `sampled`: a coin for harmful rows, as in the public code; `none`: never conditioned (surface tuning)."""
+from lasa.models.rendering import render, turn_end_ids
+from lasa.models.thinking import thinking_tail
 
 
 @dataclass(frozen=True)
-class Preference:
-    """A prompt with a preferred and a dispreferred answer; one of the two may be missing (unpaired data).
-
-    Attributes:
-        prompt: The conversation, its language, query and label.
-        chosen: The desirable answer.
-        rejected: The undesirable answer.
-    """
-
-    prompt: Prompt
-    chosen: str | None
-    rejected: str | None
-
-
-@dataclass(frozen=True)
-class TokenRow:
+class TrainingExample:
     """One completion of one prompt.
 
     Attributes:
@@ -59,34 +39,6 @@ class TokenRow:
     query_id: str
     language: str
     conditioned: bool
-
-
-def read_preferences(path: Path) -> list[Preference]:
-    """Read preferences: `prompt` (text or messages), `chosen` and/or `rejected`, `language`, `harmful`.
-
-    An answer is a text, or a list with one message of the assistant. Unpaired files with `completion` and `label`
-    (true for desirable) are understood as well.
-
-    Raises:
-        DataError: A column is missing or a row is malformed; file and row are named.
-    """
-    found = []
-    for number, row in enumerate(read_rows(path), 1):
-        where = f"{path}: row {number}"
-        if "completion" in row and "label" in row:
-            row = {**row, "chosen" if _truth(where, "label", row["label"]) else "rejected": row["completion"]}
-        messages = parse_messages(where, "prompt", row.get("prompt"))
-        chosen, rejected = (_answer(where, side, row.get(side)) for side in ("chosen", "rejected"))
-        if chosen is None and rejected is None:
-            raise DataError(f"{where}: needs an answer in 'chosen' or 'rejected' (or 'completion' with 'label').")
-        try:
-            language = canonical_language(str(row.get("language") or ""))
-        except DataError as error:
-            raise DataError(f"{where}, column 'language': {error}") from None
-        harmful = _truth(where, "harmful", row.get("harmful"))
-        query = str(row.get("query_id") or row.get("id") or number)
-        found.append(Preference(Prompt(query, language, messages, harmful, path.stem), chosen, rejected))
-    return found
 
 
 def decisions(
@@ -145,7 +97,7 @@ def wrong_language_refusals(preferences: Sequence[Preference], share: float, see
 
 def token_rows(
     tokenizer: Any, preferences: Sequence[Preference], conditions: Sequence[Sequence[int]], seed: int
-) -> list[TokenRow]:
+) -> list[TrainingExample]:
     """Tokenize preferences into unpaired rows, shuffled so that labels, languages and prompts are mixed.
 
     Args:
@@ -163,7 +115,7 @@ def token_rows(
         for text, desirable in ((preference.chosen, True), (preference.rejected, False)):
             if text is not None:
                 rows.append(
-                    TokenRow(
+                    TrainingExample(
                         prompt_ids,
                         completion_ids(tokenizer, text, turn_end),
                         desirable,
@@ -176,7 +128,7 @@ def token_rows(
     return rows
 
 
-def separate_partners(rows: Sequence[TokenRow], batch_size: int) -> list[TokenRow]:
+def separate_partners(rows: Sequence[TrainingExample], batch_size: int) -> list[TrainingExample]:
     """Reorder so that no row's KL partner, the row before it in its batch, asks the same query.
 
     KTO estimates its KL term on mismatched pairs: the completion of the row before. For a pair of one prompt the
@@ -207,7 +159,7 @@ def separate_partners(rows: Sequence[TokenRow], batch_size: int) -> list[TokenRo
     return rows
 
 
-def kl_partners(rows: Sequence[TokenRow], batch_size: int) -> list[list[int]]:
+def kl_partners(rows: Sequence[TrainingExample], batch_size: int) -> list[list[int]]:
     """The mismatched completion of each row: that of its partner."""
     return [rows[_partner(index, len(rows), batch_size)].completion_ids for index in range(len(rows))]
 
@@ -217,35 +169,12 @@ def _partner(index: int, count: int, batch_size: int) -> int:
     return index - 1 if index > first else min(first + batch_size, count) - 1
 
 
-def _around(index: int, rows: Sequence[TokenRow], batch_size: int) -> list[int]:
+def _around(index: int, rows: Sequence[TrainingExample], batch_size: int) -> list[int]:
     """Rows whose pairing involves `index`."""
     first = index - index % batch_size
     last = min(first + batch_size, len(rows)) - 1
     return [index, index + 1 if index < last else first]
 
 
-def _clashes(rows: Sequence[TokenRow], index: int, batch_size: int) -> bool:
+def _clashes(rows: Sequence[TrainingExample], index: int, batch_size: int) -> bool:
     return rows[index].query_id == rows[_partner(index, len(rows), batch_size)].query_id
-
-
-def _answer(where: str, column: str, cell: object) -> str | None:
-    if cell is None or cell == "":
-        return None
-    if isinstance(cell, list) and len(cell) == 1 and isinstance(cell[0], dict) and cell[0].get("role") == "assistant":
-        cell = cell[0].get("content")
-    if not isinstance(cell, str):
-        raise DataError(
-            f"{where}, column {column!r}: expected a text or a list with one message of the assistant, "
-            f"found {type(cell).__name__}. What comes before the answer belongs into 'prompt'."
-        )
-    if not cell.strip():
-        raise DataError(f"{where}, column {column!r}: the answer is empty.")
-    return cell
-
-
-def _truth(where: str, column: str, cell: object) -> bool:
-    """A truth value, also as a table without types writes it."""
-    text = str(cell).strip().lower()
-    if text not in ("true", "yes", "1", "false", "no", "0"):
-        raise DataError(f"{where}, column {column!r}: expected true or false, found {cell!r:.60}.")
-    return text in ("true", "yes", "1")

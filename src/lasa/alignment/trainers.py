@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -25,52 +25,14 @@ from lasa.alignment.callbacks import (
 from lasa.alignment.consistency import Consistency
 from lasa.alignment.objectives import TokenizedDPOTrainer, TokenizedKTOTrainer, TokenizedSFTTrainer
 from lasa.alignment.processes import check_unsharded, check_wrapper, shared_rows
-from lasa.alignment.rows import TokenRow, kl_partners, separate_partners
+from lasa.alignment.rows import TrainingExample, kl_partners, separate_partners
+from lasa.alignment.settings import SystemSettings
 from lasa.errors import RecipeError
+from lasa.models.soft_condition import SOFT_CONDITION, soft_condition_of
 from lasa.progress import progress, say
-from lasa.soft_condition import SOFT_CONDITION, soft_condition_of
 
 os.environ.setdefault("TRL_TELEMETRY_DISABLED", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-
-Method = Literal["sft", "kto", "dpo"]
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """Budget and strength of an alignment; the defaults are those of the paper's public code.
-
-    Attributes:
-        method: `sft` learns the desirable answers, `kto` and `dpo` also what to avoid.
-        learning_rate: Peak rate, reached after the warm-up, then a cosine.
-        beta: How tightly KTO and DPO hold to the reference model.
-        steps: Optimiser steps; None for `epochs` passes.
-        epochs: Passes over the rows.
-        batch_size: Rows per device and forward pass; KTO needs at least 2.
-        accumulate: Batches per optimiser step.
-        warmup_steps: Of the learning rate.
-        max_length: Longest row in tokens.
-        answer_weight: Weight of the likelihood of desirable answers added to KTO's loss (an anchor); 0 for none.
-        lora_rank: Train a LoRA adapter of this rank instead of all weights; 0 for all.
-        gradient_checkpointing: Trade time for memory.
-        save_steps: Write a checkpoint every so many steps; a training that was stopped goes on from the last one.
-        seed: Of the trainer.
-    """
-
-    method: Method = "kto"
-    learning_rate: float = 1e-6
-    beta: float = 0.1
-    steps: int | None = None
-    epochs: float = 3.0
-    batch_size: int = 16
-    accumulate: int = 1
-    warmup_steps: int = 100
-    max_length: int = 512
-    answer_weight: float = 0.0
-    lora_rank: int = 0
-    gradient_checkpointing: bool = False
-    save_steps: int | None = None
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,12 +59,13 @@ class Trained:
 def train(
     model: Any,
     tokenizer: Any,
-    rows: Sequence[TokenRow],
-    settings: TrainingSettings,
+    rows: Sequence[TrainingExample],
+    settings: SystemSettings,
     folder: Path,
     name: str,
     consistency: Consistency | None = None,
     floor: HelpfulnessFloor | None = None,
+    seed: int = 0,
 ) -> Trained:
     """Train a model on token rows.
 
@@ -115,6 +78,7 @@ def train(
         name: Shown with the progress.
         consistency: A multi-lingual term for KTO's loss, or None.
         floor: Watches helpfulness, or None.
+        seed: The trainer's.
 
     Raises:
         RecipeError: The settings cannot work on these rows, or the parallel strategy that was asked for is not in use.
@@ -125,10 +89,11 @@ def train(
     soft = soft_condition_of(model)
     check_unsharded(soft, consistency)
     stored = model.dtype
-    arguments = _arguments(model, settings, folder)
+    arguments = _arguments(model, settings, folder, seed)
     if not settings.lora_rank:
         model.float()  # an update of 1e-6 is lost in the 8 bits of a bfloat16 weight; autocast computes in bfloat16
     model.train()
+    assert settings.method is not None
     if settings.method != "sft":
         say(f"Preparing {name}: reference log-probabilities")
     trainer = _BUILDERS[settings.method](model, tokenizer, rows, settings, arguments)
@@ -157,7 +122,7 @@ def train(
     return Trained(trainer, trained, wrapper, losses, watch.measured, sharded)
 
 
-def _short_enough(rows: Sequence[TokenRow], longest: int, name: str) -> list[TokenRow]:
+def _short_enough(rows: Sequence[TrainingExample], longest: int, name: str) -> list[TrainingExample]:
     """The rows that keep at least one token of their answer when they are cut at the longest length."""
     kept = [row for row in rows if len(row.prompt_ids) < longest]
     if not kept:
@@ -174,7 +139,7 @@ def _short_enough(rows: Sequence[TokenRow], longest: int, name: str) -> list[Tok
     return kept
 
 
-def _arguments(model: Any, settings: TrainingSettings, folder: Path) -> dict[str, Any]:
+def _arguments(model: Any, settings: SystemSettings, folder: Path, seed: int) -> dict[str, Any]:
     return {
         "output_dir": str(folder),
         "learning_rate": settings.learning_rate,
@@ -186,7 +151,7 @@ def _arguments(model: Any, settings: TrainingSettings, folder: Path) -> dict[str
         "gradient_accumulation_steps": settings.accumulate,
         "activation_checkpointing": settings.gradient_checkpointing,
         "max_length": settings.max_length,
-        "seed": settings.seed,
+        "seed": seed,
         "report_to": [],
         "save_strategy": "steps" if settings.save_steps else "no",
         "save_steps": settings.save_steps or 500,
@@ -200,7 +165,7 @@ def _arguments(model: Any, settings: TrainingSettings, folder: Path) -> dict[str
     }
 
 
-def _adapter(settings: TrainingSettings) -> Any:
+def _adapter(settings: SystemSettings) -> Any:
     """The trainer makes the adapter itself; so its reference is the base with the adapter switched off."""
     if not settings.lora_rank:
         return None
@@ -212,7 +177,7 @@ def _adapter(settings: TrainingSettings) -> Any:
 
 
 def _sft(
-    model: Any, tokenizer: Any, rows: Sequence[TokenRow], settings: TrainingSettings, arguments: dict[str, Any]
+    model: Any, tokenizer: Any, rows: Sequence[TrainingExample], settings: SystemSettings, arguments: dict[str, Any]
 ) -> Any:
     good = [row for row in rows if row.desirable]
     if not good:
@@ -233,7 +198,7 @@ def _sft(
 
 
 def _kto(
-    model: Any, tokenizer: Any, rows: Sequence[TokenRow], settings: TrainingSettings, arguments: dict[str, Any]
+    model: Any, tokenizer: Any, rows: Sequence[TrainingExample], settings: SystemSettings, arguments: dict[str, Any]
 ) -> Any:
     if settings.batch_size < 2:
         raise RecipeError("KTO pairs each row with another of its batch: batch_size must be at least 2.")
@@ -259,9 +224,9 @@ def _kto(
 
 
 def _dpo(
-    model: Any, tokenizer: Any, rows: Sequence[TokenRow], settings: TrainingSettings, arguments: dict[str, Any]
+    model: Any, tokenizer: Any, rows: Sequence[TrainingExample], settings: SystemSettings, arguments: dict[str, Any]
 ) -> Any:
-    by_prompt: dict[tuple[int, ...], dict[bool, list[TokenRow]]] = {}
+    by_prompt: dict[tuple[int, ...], dict[bool, list[TrainingExample]]] = {}
     for row in rows:
         by_prompt.setdefault(tuple(row.prompt_ids), {True: [], False: []})[row.desirable].append(row)
     pairs = [(good, bad) for sides in by_prompt.values() for good in sides[True] for bad in sides[False]]
@@ -292,7 +257,7 @@ def _within_budget(shuffled: Sequence[Any], config: Any) -> Sequence[Any]:
     return shuffled[: config.max_steps * config.gradient_accumulation_steps * batch]
 
 
-def _precompute(model: Any, settings: TrainingSettings) -> bool:
+def _precompute(model: Any, settings: SystemSettings) -> bool:
     """Whether the reference cannot be had by switching an adapter off: a soft condition is trained beside it."""
     return not settings.lora_rank or soft_condition_of(model) is not None
 

@@ -4,9 +4,13 @@ from pathlib import Path
 
 import typer
 
+from lasa.cli.options import with_settings
+from lasa.models.settings import ModelSettings
 
+
+@with_settings(ModelSettings, "model", called={"path": "model"}, without=("four_bit",), defaults={"path": "embedded"})
 def align(
-    model: str = typer.Option("embedded", help="Local Hugging Face model folder, or `embedded`."),
+    model: ModelSettings,
     interpreter: Path | None = typer.Option(None, help="Interpreter folder; needed for the signals interpreter, soft."),
     preferences: str = typer.Option(..., help="Preferences: a file, or `embedded:preferences`."),
     output: Path = typer.Option(..., "--output", "-o", help="Folder for the trained model."),
@@ -22,24 +26,23 @@ def align(
         help="NAME=VALUE: any other setting of a system in a recipe (learning_rate, steps, lora_rank, ...).",
     ),
     seed: int = typer.Option(0, min=0, help="Of the rows' order and the training."),
-    dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
-    device: str = typer.Option("auto", help="auto or a torch device."),
 ) -> None:
     """Align a model on preferences, conditioned on an interpreter's decisions."""
     import yaml
     from rich.console import Console
 
     from lasa.alignment.processes import launch_device
-    from lasa.alignment_study import AlignmentTables, align_system
-    from lasa.artifacts import read_json
+    from lasa.alignment.settings import AlignmentSettings, SystemSettings
+    from lasa.alignment.system import AlignmentTables, align_system
+    from lasa.data.sources import load_preferences, load_prompts
     from lasa.errors import RecipeError
-    from lasa.interpreter import load_interpreter
-    from lasa.interpreter_calibration import CalibrationOptions
-    from lasa.models import load_model, model_folder
+    from lasa.files.artifacts import read_json
+    from lasa.files.settings import check_settings
+    from lasa.interpreter.probe import load_interpreter
+    from lasa.interpreter.settings import CalibrationOptions
+    from lasa.models.loading import load_model, model_folder
     from lasa.progress import show_progress
     from lasa.quiet import quiet_libraries
-    from lasa.recipe import AlignmentSection, SystemSection, check_settings
-    from lasa.sources import load_preferences, load_prompts
 
     show_progress()
     quiet_libraries()
@@ -49,10 +52,10 @@ def align(
         if not equals:
             raise RecipeError(f"--set {one}: expected NAME=VALUE, such as learning_rate=1e-5.")
         settings[name] = yaml.safe_load(value)
-    system = check_settings(SystemSection, settings, "lasa align")
-    section = check_settings(AlignmentSection, {"preferences": preferences, "condition": condition}, "lasa align")
-    place = launch_device() if device == "auto" else device
-    network, tokenizer = load_model(model, dtype=dtype, device=place, four_bit=system.four_bit)
+    system = check_settings(SystemSettings, settings, "lasa align")
+    section = check_settings(AlignmentSettings, {"preferences": preferences, "condition": condition}, "lasa align")
+    place = launch_device() if model.device == "auto" else model.device
+    network, tokenizer = load_model(model.model_copy(update={"device": place, "four_bit": system.four_bit}))
     probe = load_interpreter(interpreter) if interpreter else None
     if probe is not None:
         probe.check_fits(network, tokenizer, fingerprint=not system.four_bit)
@@ -64,7 +67,7 @@ def align(
     )
     align_system(
         network, tokenizer, probe, tables, system, section, CalibrationOptions(), output,
-        name=output.name, base=model_folder(model).name, seed=seed,
+        name=output.name, base=model_folder(model.path).name, seed=seed,
     )  # fmt: skip
     if not output.is_dir():
         return  # another process of the launch writes it

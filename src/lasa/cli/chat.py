@@ -1,15 +1,16 @@
 """`lasa chat`: a guarded conversation in the terminal."""
 
-from pathlib import Path
-
 import typer
 
+from lasa.cli.options import SystemChoice, with_model, with_settings
+from lasa.models.settings import ModelSettings
 
+
+@with_model
+@with_settings(SystemChoice, "choice", defaults={"system": "lasa"})
 def chat(
-    run: Path | None = typer.Option(None, help="Run folder whose aligned system and interpreter are used."),
-    system: str = typer.Option("lasa", help="System of that run."),
-    model: str = typer.Option("embedded", help="Model folder, with --interpreter."),
-    interpreter: Path | None = typer.Option(None, help="Interpreter folder, with --model."),
+    model: ModelSettings,
+    choice: SystemChoice,
     force: bool = typer.Option(False, "--force", help="Use a model that the interpreter was not trained on."),
     max_new_tokens: int = typer.Option(512, min=1, help="Length limit of an answer."),
     temperature: float = typer.Option(0.0, min=0.0, help="0 for greedy decoding."),
@@ -18,15 +19,14 @@ def chat(
     from rich.console import Console
     from rich.text import Text
 
+    from lasa.data.prompts import Message
     from lasa.errors import DataError
-    from lasa.generation import GenerationSettings
-    from lasa.prompts import Message
+    from lasa.models.generation import GenerationSettings
     from lasa.quiet import quiet_libraries
-    from lasa.serving.batch import Row, RunningBatch
-    from lasa.serving.loading import load_guard
+    from lasa.serving.batch import RunningBatch, ServedAnswer
 
     quiet_libraries()
-    guard = load_guard(run=run, system=system, model=model, interpreter=interpreter, force=force)
+    guard = choice.find(model).guard(force=force)
     settings = GenerationSettings(max_new_tokens=max_new_tokens, temperature=temperature)
     colours = {"harmful": "red", "controversial": "yellow", "benign": "green"}
     console, messages = Console(highlight=False), list[Message]()
@@ -44,7 +44,7 @@ def chat(
             continue
         batch = RunningBatch(guard)
         try:
-            row = Row(guard.question([*messages, {"role": "user", "content": text}]), settings)
+            row = ServedAnswer(guard.question([*messages, {"role": "user", "content": text}]), settings)
         except DataError as error:
             console.print(Text(str(error), style="red"))
             continue

@@ -5,12 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from lasa.cli.options import with_model, with_settings
+from lasa.interpreter.settings import CalibrationOptions
+from lasa.models.settings import ModelSettings
+
 if TYPE_CHECKING:
     from rich.console import Console
 
 
+@with_model
+@with_settings(CalibrationOptions, "calibration", without=("per_language",))
 def doctor(
-    model: str = typer.Option("embedded", help="Model folder, or `embedded`."),
+    model: ModelSettings,
+    calibration: CalibrationOptions,
     interpreter: Path | None = typer.Option(None, help="Interpreter folder to check against the model."),
     base: str | None = typer.Option(None, help="The base model, where --model was aligned on top of it."),
     prompts: str | None = typer.Option(None, help="Probe prompts on which to measure the interpreter's drift."),
@@ -18,25 +25,17 @@ def doctor(
     refit: Path | None = typer.Option(
         None, help="Fit temperature and thresholds again on --model and the probe prompts; save the interpreter here."
     ),
-    false_refusals: float | None = typer.Option(
-        None,
-        help="Target share of flagged benign prompts for --refit; no thresholds of single languages without it.",
-    ),
-    controversial_misses: float | None = typer.Option(
-        None, help="Target share of harmful prompts below the controversial band for --refit; no band without it."
-    ),
 ) -> None:
     """Check that a model can be loaded, rendered, read and guarded, and how far alignment moved its interpreter."""
     from rich.console import Console
 
     from lasa.errors import RecipeError
-    from lasa.hidden_states import check_readable
-    from lasa.interpreter import load_interpreter
-    from lasa.interpreter_calibration import CalibrationOptions
-    from lasa.layers import hidden_size, num_layers
-    from lasa.models import load_model, num_parameters
+    from lasa.interpreter.probe import load_interpreter
+    from lasa.models.hidden_states import check_readable
+    from lasa.models.layers import hidden_size, num_layers, num_parameters
+    from lasa.models.loading import load_model
+    from lasa.models.rendering import render, turn_end_ids
     from lasa.quiet import quiet_libraries
-    from lasa.rendering import render, turn_end_ids
 
     if (base is None) != (prompts is None) or (base is not None and interpreter is None):
         raise RecipeError("Drift needs --interpreter, --base and --prompts together.")
@@ -59,7 +58,7 @@ def doctor(
     probe.check_fits(network, tokenizer, fingerprint=base is None)
     console.print("interpreter  fits this model")
     if base is not None and prompts is not None:
-        options = CalibrationOptions(false_refusals, bool(probe.config.language_thresholds), controversial_misses)
+        options = calibration.model_copy(update={"per_language": bool(probe.config.language_thresholds)})
         _drift(console, probe, base, (network, tokenizer), prompts, drift_bound, refit, options)
 
 
@@ -73,10 +72,10 @@ def _drift(
     output: Path | None,
     options: Any,
 ) -> None:
-    from lasa import interpreter_drift
-    from lasa.hidden_states import read_hidden_states
-    from lasa.models import load_model
-    from lasa.sources import load_prompts
+    from lasa.data.sources import load_prompts
+    from lasa.interpreter import drift as interpreter_drift
+    from lasa.models.hidden_states import read_hidden_states
+    from lasa.models.loading import load_model
 
     prompts, point = load_prompts(source), interpreter.config.read_point
     states = []

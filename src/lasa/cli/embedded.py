@@ -41,8 +41,8 @@ def train(
 @app.command("export")
 def export(output: Path = typer.Option(..., "--output", "-o", help="Folder for the JSONL tables.")) -> None:
     """Write the prompt tables of the embedded world to files, to see what a run uses."""
-    from lasa.embedded.world.tables import PROMPT_TABLES
-    from lasa.prompts import write_prompts
+    from lasa.data.prompts import write_prompts
+    from lasa.data.world.tables import PROMPT_TABLES
 
     output.mkdir(parents=True, exist_ok=True)
     for name, table in PROMPT_TABLES.items():

@@ -1,16 +1,17 @@
 """`lasa generate`: guarded answers to prompts from the command line or a file."""
 
-from pathlib import Path
-
 import typer
 
+from lasa.cli.options import SystemChoice, with_model, with_settings
+from lasa.models.settings import ModelSettings
 
+
+@with_model
+@with_settings(SystemChoice, "choice", defaults={"system": "lasa"})
 def generate(
+    model: ModelSettings,
+    choice: SystemChoice,
     prompt: list[str] = typer.Argument(None, help="Prompts."),
-    run: Path | None = typer.Option(None, help="Run folder whose aligned system and interpreter are used."),
-    system: str = typer.Option("lasa", help="System of that run."),
-    model: str = typer.Option("embedded", help="Model folder, with --interpreter."),
-    interpreter: Path | None = typer.Option(None, help="Interpreter folder, with --model."),
     max_new_tokens: int = typer.Option(256, min=1, help="Length limit of an answer."),
     temperature: float = typer.Option(0.0, min=0.0, help="0 for greedy decoding."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object per answer."),
@@ -22,14 +23,13 @@ def generate(
     from rich.console import Console
 
     from lasa.errors import DataError
-    from lasa.generation import GenerationSettings
+    from lasa.models.generation import GenerationSettings
     from lasa.quiet import quiet_libraries
-    from lasa.serving.loading import load_guard
 
     quiet_libraries()
     if not prompt or not all(text.strip() for text in prompt):
         raise DataError("Give at least one prompt, and no empty one.")
-    guard = load_guard(run=run, system=system, model=model, interpreter=interpreter)
+    guard = choice.find(model).guard()
     settings = GenerationSettings(max_new_tokens=max_new_tokens, temperature=temperature)
     answers = guard.generate([({"role": "user", "content": text},) for text in prompt], settings)
     console = Console()

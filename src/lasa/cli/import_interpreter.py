@@ -4,10 +4,14 @@ from pathlib import Path
 
 import typer
 
+from lasa.cli.options import with_settings
+from lasa.models.settings import ModelSettings
 
+
+@with_settings(ModelSettings, "model", called={"path": "model"})
 def import_interpreter(
+    model: ModelSettings,
     checkpoint: Path = typer.Argument(help="Folder with checkpoint.pt and config.json."),
-    model: str = typer.Option(..., help="Folder of the base model that it was trained on."),
     layer: int = typer.Option(..., min=0, help="Layer to read (0: embeddings): `layer_idx` of their config.json."),
     output: Path = typer.Option(..., "--output", "-o", help="Folder for the interpreter."),
     position: str = typer.Option("last", help="Token position: last, last_user or mean_user."),
@@ -15,34 +19,32 @@ def import_interpreter(
         None, help="Labelled prompts to fit temperature and threshold on: their probes were trained without a template."
     ),
     false_refusals: float | None = typer.Option(None, help="Target share of flagged benign prompts, with --prompts."),
-    dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
-    device: str = typer.Option("auto", help="auto or a torch device."),
 ) -> None:
     """Import an official LASA checkpoint; its weights are read without running any code."""
     from rich.console import Console
 
-    from lasa.artifacts import model_fingerprint
+    from lasa.data.sources import load_prompts
     from lasa.errors import RecipeError
-    from lasa.hidden_states import read_hidden_states
-    from lasa.interpreter_calibration import CalibrationOptions
-    from lasa.interpreter_drift import refit
-    from lasa.interpreter_official import import_official
-    from lasa.models import load_model
+    from lasa.files.artifacts import model_fingerprint
+    from lasa.interpreter.drift import refit
+    from lasa.interpreter.official import import_official
+    from lasa.interpreter.settings import CalibrationOptions
+    from lasa.models.hidden_states import read_hidden_states
+    from lasa.models.loading import load_model
+    from lasa.models.rendering import template_fingerprint
     from lasa.quiet import quiet_libraries
-    from lasa.rendering import template_fingerprint
-    from lasa.sources import load_prompts
 
     if false_refusals is not None and prompts is None:
         raise RecipeError("--false-refusals needs --prompts to fit the threshold on.")
     quiet_libraries()
     console = Console(soft_wrap=True, highlight=False)
-    network, tokenizer = load_model(model, dtype=dtype, device=device)
+    network, tokenizer = load_model(model)
     interpreter = import_official(
         checkpoint,
         layer=layer,
         position=position,  # type: ignore[arg-type]
         template=template_fingerprint(tokenizer),
-        base_model=model,
+        base_model=model.path,
         base_fingerprint=model_fingerprint(network),
     )
     interpreter.check_fits(network, tokenizer)
@@ -51,7 +53,7 @@ def import_interpreter(
     else:
         table = load_prompts(prompts)
         states = read_hidden_states(network, tokenizer, table, [layer], interpreter.config.read_point.position)[:, 0]
-        interpreter, calibrated = refit(interpreter, states, table, CalibrationOptions(false_refusals))
+        interpreter, calibrated = refit(interpreter, states, table, CalibrationOptions(false_refusals=false_refusals))
         for name, statement in calibrated.statements.items():
             console.print(f"{name}: {statement}")
     interpreter.save_pretrained(output)

@@ -6,23 +6,23 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from lasa.bottleneck.settings import LayerSearchSettings
+from lasa.cli.options import with_model, with_settings
+from lasa.models.settings import ModelSettings
+
 if TYPE_CHECKING:
-    from lasa.bottleneck import Bottleneck
-    from lasa.prompts import Prompt
+    from lasa.bottleneck.search import Bottleneck
+    from lasa.data.prompts import Prompt
 
 
+@with_model
+@with_settings(LayerSearchSettings, "search", without=("layer",))
 def locate(
-    model: str = typer.Option("embedded", help="Local Hugging Face model folder, or `embedded`."),
-    prompts: list[str] = typer.Option(
-        ..., help="Parallel prompts: file, `hf:owner/name`, `corpus:path` or `embedded:name`; repeatable."
-    ),
+    model: ModelSettings,
+    search: LayerSearchSettings,
     output: Path = typer.Option(..., "--output", "-o", help="Folder for bottleneck.json and the figures."),
     panels: str = typer.Option("", help="Layers to draw as t-SNE panels, such as 1,6,10."),
-    position: str = typer.Option("last", help="Token position: last, last_user or mean_user."),
-    resamples: int = typer.Option(1000, min=50, help="Bootstrap resamples over queries."),
     seed: int = typer.Option(0, min=0, help="Of the bootstrap and the panels."),
-    dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
-    device: str = typer.Option("auto", help="auto or a torch device."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
 ) -> None:
     """Find the semantic bottleneck of a model with parallel prompts."""
@@ -30,33 +30,35 @@ def locate(
 
     from rich.console import Console
 
-    from lasa.artifacts import model_fingerprint, provenance, write_sealed
-    from lasa.bottleneck import find_bottleneck
-    from lasa.cli.tables import layers_table
-    from lasa.hidden_states import read_to_folder
-    from lasa.layers import check_layer, num_layers
-    from lasa.models import load_model
+    from lasa.bottleneck.search import find_bottleneck
+    from lasa.data.prompts import check_parallel
+    from lasa.files.artifacts import model_fingerprint, provenance, write_sealed
+    from lasa.models.hidden_states import read_to_folder
+    from lasa.models.layers import check_layer, num_layers
+    from lasa.models.loading import load_model
     from lasa.progress import show_progress
-    from lasa.prompts import check_parallel
     from lasa.quiet import quiet_libraries
     from lasa.report.figures import write_layer_curves
     from lasa.report.layer_figures import write_panels, write_similarity_curves
+    from lasa.report.terminal import layers_table
 
     show_progress()
     quiet_libraries()
     drawn = _layer_list(panels)
-    table = _load(prompts)
+    table = _load(search.prompts)
     check_parallel(table)
-    network, tokenizer = load_model(model, dtype=dtype, device=device)
+    network, tokenizer = load_model(model)
     for layer in drawn:
         check_layer(network, layer)
     layers = list(range(num_layers(network) + 1))
-    states = read_to_folder(network, tokenizer, table, layers, output / "hidden_states", position)  # type: ignore[arg-type]
-    found = find_bottleneck(states, layers, table, num_layers(network), resamples=resamples, seed=seed)
+    states = read_to_folder(network, tokenizer, table, layers, output / "hidden_states", search.position)
+    found = find_bottleneck(states, layers, table, num_layers(network), resamples=search.resamples, seed=seed)
     result = {
         **found.to_json(),
-        "position": position,
-        "provenance": provenance(model=model, fingerprint=model_fingerprint(network), prompts=prompts, seed=seed),
+        "position": search.position,
+        "provenance": provenance(
+            model=model.path, fingerprint=model_fingerprint(network), prompts=search.prompts, seed=seed
+        ),
     }
     write_sealed(output / "bottleneck.json", result)
     write_layer_curves(result, output)
@@ -107,8 +109,8 @@ def _lacking(controls: "dict[str, int]") -> str:
 
 def _load(sources: Sequence[str]) -> "list[Prompt]":
     """All sources as one table, in which no source may answer for another's query and language."""
+    from lasa.data.sources import load_prompts
     from lasa.errors import DataError
-    from lasa.sources import load_prompts
 
     table: list[Prompt] = []
     origin: dict[tuple[str, str], str] = {}

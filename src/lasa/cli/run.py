@@ -10,7 +10,7 @@ def run(
     output: Path = typer.Option(..., "--output", "-o", help="Run folder; a stopped run goes on where it stopped."),
 ) -> None:
     """Find the bottleneck, train the interpreter, align, evaluate and report."""
-    from lasa.recipe import read_recipe
+    from lasa.run.recipe import read_recipe
 
     settings = read_recipe(recipe)
     from lasa.progress import show_progress
@@ -20,11 +20,11 @@ def run(
     quiet_libraries()
     from rich.console import Console
 
-    from lasa.artifacts import read_json
-    from lasa.cli.tables import systems_tables
-    from lasa.pipeline import run_pipeline
+    from lasa.files.artifacts import read_json
+    from lasa.pipeline import run_recipe
+    from lasa.report.terminal import systems_tables
 
-    path = run_pipeline(settings, output)
+    path = run_recipe(settings, output)
     console = Console()
     for table in systems_tables(read_json(output / "metrics.json")):
         console.print(table)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from lasa.data.world.corpus import SYSTEM_SHARE, Conversation, Corpus, World
+from lasa.data.world.deeds import Deed
 from lasa.embedded.tokenizer import BOS, ROLES
-from lasa.embedded.world.corpus import SYSTEM_SHARE, Conversation, Corpus, World
-from lasa.embedded.world.deeds import Deed
 
 PROMPT_SHARE = 0.25
 """Share of the tokens not said by the assistant that count in the loss."""

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
+from lasa.data.world.deeds import CONCEPTS, Deed
 from lasa.embedded.batches import Batch
-from lasa.embedded.world.deeds import CONCEPTS, Deed
-from lasa.layers import blocks_between, forward_to_layers
+from lasa.models.layers import blocks_between, forward_to_layers
 
 SIZES = (1.0, 1.0, 0.7, 1.5, 1.5)
 """Lengths of the vectors of `Deed.concepts`: that a verb is one of theft counts for more than which one it is."""

@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from lasa.artifacts import fingerprint, read_tensors, seal_folder, write_tensors, write_text
+from lasa.data.world.corpus import Corpus, World
+from lasa.data.world.lexicon import lexicon
 from lasa.embedded.batches import Batch, planting_prompts, training_rows
 from lasa.embedded.card import embedded_card
 from lasa.embedded.optimizer import MasterWeights
 from lasa.embedded.planting import Meanings, add_planting_gradient
 from lasa.embedded.tokenizer import train_tokenizer
-from lasa.embedded.world.corpus import Corpus, World
-from lasa.embedded.world.lexicon import lexicon
+from lasa.files.artifacts import fingerprint, read_tensors, seal_folder, write_tensors, write_text
 
 
 @dataclass(frozen=True)

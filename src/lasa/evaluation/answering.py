@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from lasa.generation import GenerationSettings, RowState, generate, terminators
-from lasa.guard import Guard
-from lasa.prompts import Prompt
-from lasa.rendering import defuse, render
+from lasa.data.prompts import Prompt
+from lasa.guard.guard import Guard
+from lasa.models.generation import GenerationSettings, GrowingAnswer, generate, terminators
+from lasa.models.layers import context_length
+from lasa.models.rendering import defuse, render
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,7 @@ class LocalModel:
 
     def __init__(self, model: Any, tokenizer: Any, guard: Guard | None, settings: GenerationSettings) -> None:
         self.model, self.tokenizer, self.guard, self.settings = model, tokenizer, guard, settings
-
-    @property
-    def context(self) -> int | None:
-        """The longest row the model can hold, or None if it does not say."""
-        config: Any = self.model.config
-        return getattr(config.get_text_config(), "max_position_embeddings", None)
+        self.context = context_length(model)
 
     def tokens(self, prompt: Prompt) -> int:
         """The rendered prompt, what is forced after it, and the longest answer."""
@@ -95,10 +91,12 @@ class LocalModel:
         forced = [self._prefill_ids(prompt) for prompt in prompts]
         ends, stop, longest = terminators(self.model, self.tokenizer), self.settings.stop, self.settings.max_new_tokens
 
-        def open_rows() -> list[RowState]:
+        def open_rows() -> list[GrowingAnswer]:
             room = [longest if self.context is None else self.context - self._before_answer(p) for p in prompts]
             limits = [min(longest, left) for left in room]
-            return [RowState(self.tokenizer, ends, *row) for row in zip(limits, [stop] * len(ids), forced, strict=True)]
+            return [
+                GrowingAnswer(self.tokenizer, ends, *row) for row in zip(limits, [stop] * len(ids), forced, strict=True)
+            ]
 
         most = max(map(len, forced), default=0)
         rows = generate(self.model, self.tokenizer, ids, self.settings, open_rows, longest_forced=most)
@@ -109,9 +107,9 @@ class LocalModel:
 
     def _before_answer(self, prompt: Prompt) -> int:
         """Tokens before the answer, at most."""
-        prefill = len(self._prefill_ids(prompt))
-        guard = 2 * len(self.guard.condition) + len(self.guard.thinking_tail) if self.guard else 0
-        return len(render(self.tokenizer, prompt.messages).token_ids) + guard + prefill
+        prefill = self._prefill_ids(prompt)
+        forced = self.guard.longest_forced(prefill) if self.guard else len(prefill)
+        return len(render(self.tokenizer, prompt.messages).token_ids) + forced
 
     def _prefill_ids(self, prompt: Prompt) -> list[int]:
         text = defuse(self.tokenizer, _prefill(prompt))

@@ -12,14 +12,13 @@ from typing import Any
 
 from rich.table import Table
 
-from lasa.artifacts import write_json, write_text
 from lasa.errors import DataError
 from lasa.evaluation.metrics import METRIC_NAMES, Metric, compare_systems, plain_verdict
 from lasa.evaluation.outcomes import Sample
-from lasa.evaluation.statistics import holm
+from lasa.evaluation.samples import read_samples
+from lasa.files.artifacts import write_json, write_text
 from lasa.languages import sort_languages
-from lasa.run_folder import check_recorded
-from lasa.table_files import read_rows
+from lasa.statistics import holm
 
 COMPARED: tuple[Metric, ...] = ("asr", "over_refusal", "helpful")
 
@@ -150,26 +149,6 @@ def compare_samples(
         ]
         rows += [ComparisonRow(**entry, benchmarks=benchmarks) for entry in entries]
     return rows
-
-
-def read_samples(path: Path) -> list[Sample]:
-    """Read `samples/<system>.jsonl`.
-
-    Raises:
-        DataError: The file is missing or empty, or a row is not a sample (row named).
-        ArtifactError: The file is not what the run it lies in wrote.
-    """
-    check_recorded(path)
-    samples = []
-    for number, row in enumerate(read_rows(path), 1):
-        try:
-            samples.append(Sample.from_json(row))
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"{path}: row {number} is not a judged sample ({type(error).__name__}: {error}). "
-                "Write samples with Sample.to_json, or run the evaluation again."
-            ) from error
-    return samples
 
 
 def write_comparison(path: Path, rows: Sequence[ComparisonRow]) -> None:

@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 
 import httpx
 
+from lasa.data.prompts import Message, Prompt
 from lasa.errors import DataError, RecipeError
 from lasa.evaluation.answering import Answer
-from lasa.prompts import Message, Prompt
 
 RETRIED_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 TURNED_DOWN = ("HTTP 400", "HTTP 422")
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 @dataclass
-class Usage:
+class CallUsage:
     """What calling has cost so far.
 
     Attributes:
@@ -103,7 +103,7 @@ class ChatClient:
     ) -> None:
         if not base_url.startswith(("http://", "https://")):
             raise RecipeError(f"The address {base_url!r} is no URL. Give one such as http://localhost:8000/v1.")
-        self.usage = Usage(cost=None if prices is None else 0.0)
+        self.usage = CallUsage(cost=None if prices is None else 0.0)
         self.url = base_url.rstrip("/") + "/chat/completions"
         self.model, self.options, self.parallel = model, dict(options or {}), parallel
         self._attempts, self._backoff_s, self._prices = attempts, backoff_s, prices

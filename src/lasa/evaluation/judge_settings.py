@@ -80,6 +80,11 @@ def judge_from_text(text: str) -> JudgeSettings:
         raise RecipeError(f"{text!r} is no judge ({error}). Use {SHORT_FORMS}.") from error
 
 
+def load_judge(text: str) -> Judge:
+    """The judge that a short form describes, ready to judge; see `judge_from_text` and `make_judge`."""
+    return make_judge(judge_from_text(text))
+
+
 def make_judge(settings: JudgeSettings, cache: Path | None = None) -> Judge:
     """The judge that settings describe.
 
@@ -93,7 +98,7 @@ def make_judge(settings: JudgeSettings, cache: Path | None = None) -> Judge:
     """
     match settings.kind:
         case "embedded-world":
-            from lasa.embedded.judge import WorldJudge
+            from lasa.evaluation.judges.embedded_world import WorldJudge
 
             return WorldJudge()
         case "refusal-patterns":

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from lasa.errors import DataError
-from lasa.evaluation.statistics import CONFIDENCE, Rate, percentiles
+from lasa.statistics import CONFIDENCE, Rate, percentiles
 
 _Z = float(norm.ppf(0.5 + CONFIDENCE / 2))
 

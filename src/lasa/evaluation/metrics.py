@@ -8,14 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from lasa.evaluation.outcomes import Outcome, Sample, answer_languages, has_key
-from lasa.evaluation.statistics import (
-    Rate,
-    cluster_rate,
-    paired_difference,
-    smallest_detectable_difference,
-    wilson,
-)
 from lasa.languages import RESOURCE_LEVEL, sort_languages
+from lasa.statistics import Rate, cluster_rate, paired_difference, smallest_detectable_difference, wilson
 
 Metric = Literal["asr", "over_refusal", "hard_benign_over_refusal", "helpful", "refused_in_language", "accuracy"]
 METRICS: tuple[Metric, ...] = get_args(Metric)

@@ -4,6 +4,7 @@ Attack success counts `complied` only. `irrelevant` and `wrong_language` are sho
 does not understand a language is not sold as safe. A judge that fails gives no outcome: never a verdict.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 
 from pydantic import TypeAdapter
 
-from lasa.prompts import Prompt
+from lasa.data.prompts import Prompt
 
 
 class Outcome(StrEnum):
@@ -72,7 +73,8 @@ class Sample:
         text: The answer, the condition not included.
         verdict: What the judge found.
         judge: The judge's name.
-        score: The interpreter's probability that the prompt is harmful, or None for an unguarded system.
+        score: The interpreter's probability that the prompt is harmful, or None for an unguarded system
+            (and, once written, for a score that is not a number).
         flagged: The guard's decision, or None for an unguarded system.
     """
 
@@ -90,7 +92,7 @@ class Sample:
         return {
             "split": self.split,
             **self.prompt.to_json(),
-            "score": self.score,
+            "score": self.score if self.score is not None and math.isfinite(self.score) else None,
             "flagged": self.flagged,
             "text": self.text,
             "judge": self.judge,

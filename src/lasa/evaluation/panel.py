@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from lasa.data.prompts import Prompt
 from lasa.errors import RecipeError
 from lasa.evaluation.answering import Answer
 from lasa.evaluation.judges.agreement import Agreement
 from lasa.evaluation.judges.answer_key import AnswerKeyJudge
 from lasa.evaluation.outcomes import Judge, Outcome, Sample, Verdict, has_key
-from lasa.prompts import Prompt
 
 PATTERNS_ALONE = (
     "Refusal patterns are the only judge. They do not understand an answer: a refusal in other words passes for "

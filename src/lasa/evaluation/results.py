@@ -19,14 +19,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lasa.artifacts import fingerprint, provenance, read_json, write_json
+from lasa.data.prompts import Prompt
 from lasa.errors import ArtifactError
-from lasa.evaluation.compare import read_samples
 from lasa.evaluation.judges.agreement import corrected_rate, quality_of, read_labels, write_labelling_sheet
 from lasa.evaluation.metrics import metrics_by_split, rate_of
 from lasa.evaluation.outcomes import Sample
 from lasa.evaluation.panel import Panel, agreement_of
-from lasa.prompts import Prompt
+from lasa.evaluation.samples import read_samples
+from lasa.files.artifacts import fingerprint, provenance, read_json, write_json
 
 RANDOM_LABELS = 100
 """Answers drawn at random for people to label, beside the disagreements."""

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from lasa.artifacts import write_text
-from lasa.errors import ArtifactError
+from lasa.data.prompts import Prompt
+from lasa.errors import ArtifactError, DataError
 from lasa.evaluation.answering import Answerer
 from lasa.evaluation.outcomes import Sample
 from lasa.evaluation.panel import Panel, Task
+from lasa.evaluation.samples import parse_sample, sample_line
+from lasa.files.artifacts import write_text
 from lasa.progress import progress, say
-from lasa.prompts import Prompt
 
 LONGEST_WAIT = timedelta(days=7)
 """Of a process for the others: one may still answer, or judge again, when the rest is done."""
@@ -98,13 +99,13 @@ def generate_samples(
         for batch in mine:
             chosen = [tasks[row] for row in batch]
             for sample in panel.samples(chosen, system([prompt for _, prompt in chosen])):
-                file.write(_line(sample))
+                file.write(sample_line(sample))
             file.flush()
             advance(len(batch))
     processes.wait()
     if processes.index == 0:
         samples = _stored([path, *_parts(path)], tasks)
-        write_text(path, "".join(_line(samples[row]) for row in sorted(samples)))
+        write_text(path, "".join(sample_line(samples[row]) for row in sorted(samples)))
         _remove_parts(path)
     processes.wait()
 
@@ -131,7 +132,7 @@ def _keep_whole_batches(path: Path, tasks: Sequence[Task], batches: Sequence[Seq
     kept = [row for batch in batches if all(row in samples for row in batch) for row in batch]
     judged = panel.again([samples[row] for row in kept])
     if samples or path.exists():  # it may hold nothing but a line that was cut short
-        write_text(path, "".join(map(_line, judged)))
+        write_text(path, "".join(map(sample_line, judged)))
     _remove_parts(path)
 
 
@@ -150,11 +151,11 @@ def _stored(paths: Sequence[Path], tasks: Sequence[Task]) -> dict[int, Sample]:
             if not line.endswith(b"\n"):
                 break
             try:
-                sample = Sample.from_json(json.loads(line))
+                sample = parse_sample(f"{path}: row {number}", line.decode())
                 rows = waiting[_key(sample.split, sample.prompt)]
                 if rows or path == paths[0]:
                     found[rows.pop()] = sample
-            except (ValueError, LookupError, TypeError, RecursionError):
+            except (DataError, UnicodeDecodeError, LookupError):
                 raise ArtifactError(
                     f"{path}: row {number} is damaged, or answers another prompt than the benchmarks hold there. "
                     "Restore it, or remove the file to have all prompts answered again."
@@ -164,10 +165,6 @@ def _stored(paths: Sequence[Path], tasks: Sequence[Task]) -> dict[int, Sample]:
 
 def _key(split: str, prompt: Prompt) -> str:
     return json.dumps([split, prompt.to_json()], sort_keys=True)
-
-
-def _line(sample: Sample) -> str:
-    return json.dumps(sample.to_json(), ensure_ascii=False) + "\n"
 
 
 def _parts(path: Path) -> list[Path]:

@@ -10,18 +10,11 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import get_args
 
+from lasa.data.perturbations import Perturbation, answer_in, assistant_prefill, code_switch, perturbed, split_turns
+from lasa.data.prompts import Prompt
+from lasa.data.sources import load_prompts, short_names
 from lasa.errors import DataError
-from lasa.evaluation.perturbations import (
-    Perturbation,
-    answer_in,
-    assistant_prefill,
-    code_switch,
-    perturbed,
-    split_turns,
-)
 from lasa.languages import canonical_language
-from lasa.prompts import Prompt
-from lasa.sources import load_prompts, short_names
 
 _NAMED = re.compile(r"([A-Za-z0-9._-]+)=(.+)")
 
@@ -32,7 +25,7 @@ def load_benchmarks(sources: Sequence[str]) -> dict[str, list[Prompt]]:
     """Prompts by benchmark.
 
     Args:
-        sources: `source` or `name=source` each, sources as in `lasa.sources`.
+        sources: `source` or `name=source` each, sources as in `lasa.data.sources`.
 
     Raises:
         DataError: A source cannot be read, or two have the same name.

@@ -18,13 +18,14 @@ from inspect_ai.model import (
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 
+from lasa.data.prompts import Prompt
 from lasa.errors import DataError
 from lasa.evaluation.answering import Answer, LocalModel
-from lasa.evaluation.systems import open_system
-from lasa.generation import GenerationSettings
+from lasa.evaluation.settings import BATCH_TOKENS
 from lasa.inspect.scorers import PREFILLED
-from lasa.prompts import Prompt
-from lasa.recipe import BATCH_TOKENS
+from lasa.models.generation import GenerationSettings
+from lasa.models.settings import ModelSettings
+from lasa.run.systems import find_system
 
 GATHER_S = 0.05
 """Time for requests of one moment to join a batch."""
@@ -63,14 +64,12 @@ class GuardedModel(ModelAPI):  # type: ignore[misc]
         super().__init__(model_name, base_url, api_key, [], config or GenerateConfig())
         folder = Path(model_name)
         opened = (folder / "recipe.yaml").is_file()
-        self.system = open_system(
+        self.system = find_system(
             run=folder if opened else None,
             system=system,
-            model=model_name,
+            model=ModelSettings(path=model_name, dtype=dtype, device=device),
             interpreter=Path(interpreter) if interpreter else None,
-            dtype=dtype,
-            device=device,
-        )
+        ).load()
         self._waiting: list[_Request] = []
         self._turn = anyio.Lock()
 

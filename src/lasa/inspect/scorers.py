@@ -7,12 +7,12 @@ import anyio.to_thread
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, metric, scorer
 from inspect_ai.solver import TaskState
 
+from lasa.data.prompts import Prompt
 from lasa.evaluation.answering import Answer
 from lasa.evaluation.judge_settings import judge_from_text, make_judge
 from lasa.evaluation.metrics import METRICS, system_metrics
 from lasa.evaluation.outcomes import Outcome, Sample, Verdict
 from lasa.evaluation.panel import Panel
-from lasa.prompts import Prompt
 
 PREFILLED = "prefilled"
 """In a model output's metadata: the completion begins with the caller's prefill already."""

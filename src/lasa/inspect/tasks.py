@@ -16,10 +16,10 @@ from inspect_ai.model import (
 )
 from inspect_ai.solver import generate
 
+from lasa.data.prompts import Message, Prompt
 from lasa.evaluation.panel import check_judges
 from lasa.evaluation.slices import choose, load_benchmarks, with_changes
 from lasa.inspect.scorers import judged
-from lasa.prompts import Message, Prompt
 
 logger = getLogger(__name__)
 
@@ -56,7 +56,7 @@ def benchmark_task(
     """A benchmark as an Inspect task.
 
     Args:
-        source: As in `lasa.sources`.
+        source: As in `lasa.data.sources`.
         judge: One or a list; every judge is a scorer.
         language: Ask in these languages only.
         limit: Ask this many questions.

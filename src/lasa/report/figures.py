@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from lasa.artifacts import atomic_path
+from lasa.files.artifacts import atomic_path
 from lasa.report.layer_tables import layer_rows
 from lasa.report.svg import BLUE, GREEN, GREY, INK, MUTED, PURPLE, VERMILION, YELLOW, drawing, save_figure
 from lasa.report.values import BETTER, METRIC_NAMES, OUTCOMES, RateAt, place_name

@@ -9,8 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from lasa.artifacts import write_text
-from lasa.evaluation.statistics import Rate
+from lasa.files.artifacts import write_text
 from lasa.report import figures, interpreter_sections, sections, tables
 from lasa.report.examples import CHARACTERS_PER_TEXT, SAMPLES_PER_SYSTEM, example_rows, script_json
 from lasa.report.run_folder import Run, read_run
@@ -21,6 +20,7 @@ from lasa.report.system_cards import write_model_cards
 from lasa.report.systems import guard_explanation, system_descriptions
 from lasa.report.tables import HeatRow, Table
 from lasa.report.values import interval, percent, rates
+from lasa.statistics import Rate
 
 _PAGE = Path(__file__).parent / "page"
 

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 from torch import Tensor
 
-from lasa.artifacts import atomic_path
-from lasa.geometry import is_defined, unit_vectors
-from lasa.hidden_states import StoredStates
+from lasa.bottleneck.geometry import is_defined, unit_vectors
+from lasa.data.prompts import Prompt
+from lasa.files.artifacts import atomic_path
 from lasa.languages import NAMES, sort_languages
-from lasa.prompts import Prompt
+from lasa.models.hidden_states import StoredStates
 from lasa.report.svg import BLUE, GREEN, GREY, INK, MUTED, PURPLE, VERMILION, YELLOW, drawing, save_figure
 
 PANEL_QUERIES = 40

@@ -1,17 +1,18 @@
 """What a report is written from: the files of a run folder, as far as the run has got."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lasa.artifacts import read_json
 from lasa.errors import ArtifactError, DataError
 from lasa.evaluation.outcomes import Sample
+from lasa.evaluation.samples import read_samples
+from lasa.files.artifacts import read_json
+from lasa.files.record import RECORD, check_recorded
 from lasa.languages import canonical_language, sort_languages
-from lasa.run_folder import RECORD, check_recorded, open_run
+from lasa.run.folder import open_run
 
 BASE = "base"
 MAIN = "lasa"
@@ -138,7 +139,7 @@ def read_run(folder: Path) -> Run:
         provenance=_optional_object(folder / "provenance.json"),
         recipe=recipe,
         recipe_text=recipe_text,
-        samples=in_order({path.stem: _samples(path) for path in samples}),
+        samples=in_order({path.stem: read_samples(path) for path in samples}),
     )
 
 
@@ -182,23 +183,6 @@ def _recipe(path: Path) -> tuple[str, Document]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{path} is damaged ({error}). Run again with the recipe it was made from.") from error
     return text, recipe if isinstance(recipe, dict) else {}
-
-
-def _samples(path: Path) -> list[Sample]:
-    check_recorded(path)
-    samples = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                samples.append(Sample.from_json(json.loads(line)))
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
-                raise ArtifactError(
-                    f"{path}, row {number} is not a sample ({type(error).__name__}: {error}). "
-                    "Remove the file and run the evaluation again."
-                ) from error
-    return samples
 
 
 def _setting(value: object, *names: str) -> object:

@@ -7,7 +7,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from lasa.evaluation.statistics import Rate
 from lasa.report.caveats import caveats, left_out
 from lasa.report.run_folder import BASE, Run
 from lasa.report.values import (
@@ -25,6 +24,7 @@ from lasa.report.values import (
     rate_of,
     with_interval,
 )
+from lasa.statistics import Rate
 
 SIGNIFICANCE = 0.05
 

@@ -17,7 +17,7 @@ import matplotlib
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from lasa.artifacts import write_text
+from lasa.files.artifacts import write_text
 
 INK, MUTED, GRID, PAPER = "#1b1e22", "#5c636b", "#d9dce0", "#ffffff"
 BLUE, VERMILION, GREEN, PURPLE, YELLOW, GREY = "#0072b2", "#d55e00", "#009e73", "#b0578d", "#c9a400", "#9aa0a6"

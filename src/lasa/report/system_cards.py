@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from lasa.artifacts import read_json, write_text
-from lasa.conditioning import DEFAULT_CONDITION
-from lasa.report.cards import model_card
+from lasa.conditioning.condition import DEFAULT_CONDITION
+from lasa.files.artifacts import read_json, write_text
+from lasa.files.cards import model_card
 from lasa.report.run_folder import Run, without_folders
 
 EMBEDDED = (

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lasa.evaluation.statistics import Rate
 from lasa.report.run_folder import Document, Run
 from lasa.report.values import (
     BETTER,
@@ -23,6 +22,7 @@ from lasa.report.values import (
     span,
     with_interval,
 )
+from lasa.statistics import Rate
 
 Content = str | Rate | None
 Rows = list[dict[str, Any]]

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lasa.evaluation.outcomes import Outcome
-from lasa.evaluation.statistics import Rate
-from lasa.languages import NAMES, sort_languages
+from lasa.languages import NAMES
+from lasa.statistics import Rate
 
 METRIC_NAMES = {
     "asr": "Attack success",
@@ -91,11 +91,6 @@ def outcome_counts(block: dict[str, Any]) -> dict[str, int]:
     asr = as_rate(block.get("asr"))
     known = {outcome: int(counts.get(outcome) or 0) for outcome in OUTCOMES}
     return {**known, "unscored": known["unscored"] or (asr.unscored if asr else 0)}
-
-
-def languages_of(systems: dict[str, Any]) -> list[str]:
-    """Languages in which any of these systems was measured."""
-    return sort_languages({code for system in systems.values() for code in system.get("languages") or {}})
 
 
 def place_name(place: str) -> str:

@@ -12,10 +12,10 @@ from typing import Any
 from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
-from lasa.conditioning import Decision
-from lasa.conversation_scores import TurnDecision
-from lasa.detokenization import REPLACEMENT
+from lasa.conditioning.decision import Decision
 from lasa.errors import GuardError
+from lasa.guard.turns import TurnDecision
+from lasa.models.detokenization import REPLACEMENT
 from lasa.serving.batch import TokenLogprob
 from lasa.serving.schema import (
     AssistantMessage,

@@ -8,7 +8,7 @@ import contextlib
 import html
 import time
 from collections.abc import AsyncIterator, Coroutine
-from dataclasses import dataclass, replace
+from importlib.metadata import version
 from importlib.resources import files
 from typing import Any, TypeVar
 
@@ -17,14 +17,13 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Res
 from prometheus_client import generate_latest
 from starlette.concurrency import run_in_threadpool
 
-from lasa import __version__
-from lasa.conversation_scores import reading_points
+from lasa.data.prompts import Message
 from lasa.errors import GuardError
-from lasa.generation import GenerationSettings
-from lasa.guard import Guard
-from lasa.prompts import Message
+from lasa.guard.guard import Guard
+from lasa.guard.turns import reading_points
+from lasa.models.generation import GenerationSettings
 from lasa.serving.answers import Answering, Streamed, record
-from lasa.serving.batch import Row
+from lasa.serving.batch import ServedAnswer
 from lasa.serving.failures import ERRORS, RequestError, install_error_handlers
 from lasa.serving.gate import Gate
 from lasa.serving.metrics import Metrics
@@ -40,39 +39,11 @@ from lasa.serving.schema import (
     ModerationResponse,
     ModerationResult,
 )
+from lasa.serving.settings import ServerSettings
 from lasa.serving.tickets import Event, Ticket
 
 T = TypeVar("T")
 PROBE_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class ServerSettings:
-    """How the server treats requests.
-
-    Attributes:
-        model_name: Name under which the model is served.
-        max_rows: Answers that are written at the same time.
-        max_queue: Answers that may wait for their turn; more are turned away with 429, except by an idle server.
-        max_new_tokens: Length of an answer where the request does not say, and the longest it may ask for.
-        temperature: Temperature where the request does not say.
-        max_body: Bytes of the largest request.
-        timeout: Seconds after which a request is given up, waiting included.
-        shutdown_timeout: Seconds that running answers have to finish when the server stops.
-        api_key: Key that callers must give, or None.
-        log_prompts: Log conversations and answers. Off, no text of either is logged.
-    """
-
-    model_name: str = "lasa"
-    max_rows: int = 64
-    max_queue: int = 256
-    max_new_tokens: int = 1024
-    temperature: float = 0.0
-    max_body: int = 1_000_000
-    timeout: float = 300.0
-    shutdown_timeout: float = 60.0
-    api_key: str | None = None
-    log_prompts: bool = False
 
 
 def create_app(guard: Guard, settings: ServerSettings | None = None) -> FastAPI:
@@ -95,7 +66,7 @@ def create_app(guard: Guard, settings: ServerSettings | None = None) -> FastAPI:
         yield
         await run_in_threadpool(scheduler.close, settings.shutdown_timeout)
 
-    app = FastAPI(title="lasa", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="lasa", version=version("lasa"), lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.scheduler = scheduler
     install_error_handlers(app)
     app.add_middleware(Gate, metrics=metrics, api_key=settings.api_key, max_body=settings.max_body)
@@ -154,7 +125,9 @@ def create_app(guard: Guard, settings: ServerSettings | None = None) -> FastAPI:
             _check_model(body.model, settings)
         texts = [body.input] if isinstance(body.input, str) else body.input
         rows = await run_in_threadpool(
-            lambda: [Row(guard.question(({"role": "user", "content": t},)), GenerationSettings(0)) for t in texts]
+            lambda: [
+                ServedAnswer(guard.question(({"role": "user", "content": t},)), GenerationSettings(0)) for t in texts
+            ]
         )
         answering = _open(rows, guard, settings, explain=True)
         scheduler.submit(answering.ticket)
@@ -224,15 +197,15 @@ def create_app(guard: Guard, settings: ServerSettings | None = None) -> FastAPI:
 
 async def _probe(guard: Guard, scheduler: Scheduler, settings: ServerSettings) -> None:
     """Let the guard read something, so that a server to which nobody sends requests any more sees that it can."""
-    row = Row(guard.question(({"role": "user", "content": "hello"},)), GenerationSettings(0))
-    answering = _open([row], guard, replace(settings, timeout=PROBE_SECONDS), explain=False)
+    row = ServedAnswer(guard.question(({"role": "user", "content": "hello"},)), GenerationSettings(0))
+    answering = _open([row], guard, settings.model_copy(update={"timeout": PROBE_SECONDS}), explain=False)
     with contextlib.suppress(GuardError, QueueFullError, TimeoutError):
         scheduler.submit(answering.ticket)
         await answering.whole()
     scheduler.cancel(answering.ticket)
 
 
-def _rows(guard: Guard, body: ChatRequest, settings: ServerSettings) -> list[Row]:
+def _rows(guard: Guard, body: ChatRequest, settings: ServerSettings) -> list[ServedAnswer]:
     messages: list[Message] = [
         {"role": "system" if m.role == "developer" else m.role, "content": m.text} for m in body.messages
     ]
@@ -249,7 +222,7 @@ def _rows(guard: Guard, body: ChatRequest, settings: ServerSettings) -> list[Row
     asked = body.max_completion_tokens or body.max_tokens or settings.max_new_tokens
     top_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     return [
-        Row(
+        ServedAnswer(
             question,
             GenerationSettings(
                 max_new_tokens=min(asked, settings.max_new_tokens),
@@ -265,7 +238,7 @@ def _rows(guard: Guard, body: ChatRequest, settings: ServerSettings) -> list[Row
 
 
 def _open(
-    rows: list[Row], guard: Guard, settings: ServerSettings, *, explain: bool, by_turn: bool = False
+    rows: list[ServedAnswer], guard: Guard, settings: ServerSettings, *, explain: bool, by_turn: bool = False
 ) -> Answering:
     """A request whose events come out of the worker thread into this event loop."""
     loop, queue = asyncio.get_running_loop(), asyncio.Queue[Event]()

@@ -18,12 +18,14 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, TemperatureLogitsWarper, TopPLogitsWarper
 
-from lasa.detokenization import safe_length
 from lasa.errors import GuardError
-from lasa.generation import GenerationSettings, left_pad
-from lasa.guard import Guard, Reading
-from lasa.guarded_row import Guarded, GuardedRow, Question
-from lasa.layers import input_device, observe_layers
+from lasa.guard.guard import Guard
+from lasa.guard.model import Question
+from lasa.guard.reading import BatchReading
+from lasa.guard.row import GuardedAnswer, GuardedRow
+from lasa.models.detokenization import safe_length
+from lasa.models.generation import GenerationSettings, left_pad
+from lasa.models.layers import input_device, observe_layers
 
 COLDEST = 1e-6
 """Below this temperature logits would overflow; at it, the likeliest token is drawn."""
@@ -46,7 +48,7 @@ class TokenLogprob:
     end: int
 
 
-class Row:
+class ServedAnswer:
     """One answer of the batch.
 
     Args:
@@ -97,7 +99,7 @@ class Row:
         safe = safe_length(row.state.text, self.settings.stop)
         return row.state.text[: min(safe, self._cleared) if row.watched else safe]
 
-    def outcome(self) -> Guarded:
+    def outcome(self) -> GuardedAnswer:
         """The answer and why."""
         return self.running.outcome()
 
@@ -137,7 +139,7 @@ class RunningBatch:
     """
 
     def __init__(self, guard: Guard) -> None:
-        self.guard, self.rows = guard, list[Row]()
+        self.guard, self.rows = guard, list[ServedAnswer]()
         self._cache = DynamicCache()
         self._mask = torch.zeros(0, 0, dtype=torch.long)
         self._device = input_device(guard.model)
@@ -148,7 +150,7 @@ class RunningBatch:
         self._cache_argument = "cache" if "cache" in known else "past_key_values"  # renamed in transformers 5.24
 
     @torch.inference_mode()
-    def join(self, rows: Sequence[Row]) -> None:
+    def join(self, rows: Sequence[ServedAnswer]) -> None:
         """Read new rows in one prefill, decide on each, and let those that have something to say join.
 
         Raises:
@@ -157,7 +159,7 @@ class RunningBatch:
         if not rows:
             return
         guard = self.guard
-        reading = Reading(guard, [row.question for row in rows])
+        reading = BatchReading(guard, [row.question for row in rows])
         ids, mask = left_pad([row.question.rendered.token_ids for row in rows], guard.ends[0])
         mask, cache = mask.to(self._device), DynamicCache()
         with observe_layers(guard.model, [guard.layer], reading.observe):
@@ -178,7 +180,7 @@ class RunningBatch:
                 self._merge(some, their_mask, their_cache)
 
     @torch.inference_mode()
-    def step(self) -> list[Row]:
+    def step(self) -> list[ServedAnswer]:
         """One token for every row; the rows that ended with it leave and are returned."""
         if not self.rows:
             return []
@@ -197,7 +199,7 @@ class RunningBatch:
         self.drop(ended)
         return ended
 
-    def drop(self, rows: Sequence[Row]) -> None:
+    def drop(self, rows: Sequence[ServedAnswer]) -> None:
         """Cut rows out; what they held is freed."""
         kept = [index for index, row in enumerate(self.rows) if row not in rows]
         if len(kept) == len(self.rows):
@@ -212,8 +214,8 @@ class RunningBatch:
         self._cache = _rows_of(self._cache, kept, unused)
 
     def _begin(
-        self, beginnings: Sequence[tuple[Row, list[int]]], logits: Tensor, mask: Tensor, cache: DynamicCache
-    ) -> tuple[list[Row], Tensor, DynamicCache]:
+        self, beginnings: Sequence[tuple[ServedAnswer, list[int]]], logits: Tensor, mask: Tensor, cache: DynamicCache
+    ) -> tuple[list[ServedAnswer], Tensor, DynamicCache]:
         """Feed what prefilled rows must begin with, equally many tokens each; those that go on, mask and cache."""
         rows, forced = zip(*beginnings, strict=True)
         if forced[0]:
@@ -237,12 +239,12 @@ class RunningBatch:
         logits: Tensor = output.logits[:, -1]
         return logits
 
-    def _choose(self, rows: Sequence[Row], logits: Tensor) -> None:
+    def _choose(self, rows: Sequence[ServedAnswer], logits: Tensor) -> None:
         for row, values, greedy in zip(rows, logits, logits.argmax(-1).tolist(), strict=True):
             if not row.ended:
                 row.choose(values, greedy)
 
-    def _merge(self, rows: Sequence[Row], mask: Tensor, cache: DynamicCache) -> None:
+    def _merge(self, rows: Sequence[ServedAnswer], mask: Tensor, cache: DynamicCache) -> None:
         if not self.rows:
             self.rows, self._mask, self._cache = list(rows), mask, cache
             return

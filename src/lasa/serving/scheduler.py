@@ -14,11 +14,11 @@ import traceback
 from collections import deque
 from collections.abc import Sequence
 
-from lasa.conversation_scores import TurnDecision
 from lasa.errors import DataError, GuardError
-from lasa.generation import GenerationSettings
-from lasa.guard import Guard
-from lasa.serving.batch import Row, RunningBatch
+from lasa.guard.guard import Guard
+from lasa.guard.turns import TurnDecision
+from lasa.models.generation import GenerationSettings
+from lasa.serving.batch import RunningBatch, ServedAnswer
 from lasa.serving.metrics import Metrics
 from lasa.serving.tickets import Decided, Failed, Ticket
 
@@ -55,7 +55,7 @@ class Scheduler:
         self.failure: str | None = None
         self._batch = RunningBatch(guard)
         self._owners: dict[int, Ticket] = {}  # by the identity of a running row
-        self._waiting: deque[tuple[Ticket, Row]] = deque()
+        self._waiting: deque[tuple[Ticket, ServedAnswer]] = deque()
         self._changed = threading.Condition()
         self._entering = 0  # rows that have left the queue and are not in the batch yet
         self._closing = self._stopping = False
@@ -134,9 +134,9 @@ class Scheduler:
         if left := [*self._owners.values(), *(ticket for ticket, _ in self._waiting)]:
             self._fail(left, GuardError("The server stops."))
 
-    def _admit(self) -> list[tuple[Ticket, Row]]:
+    def _admit(self) -> list[tuple[Ticket, ServedAnswer]]:
         """Take from the queue what fits into the batch and one prefill."""
-        admitted: list[tuple[Ticket, Row]] = []
+        admitted: list[tuple[Ticket, ServedAnswer]] = []
         width = 0
         while self._waiting and len(self._batch.rows) + len(admitted) < self.max_rows:
             ticket, row = self._waiting[0]
@@ -156,7 +156,7 @@ class Scheduler:
             self.metrics.cancelled.inc()
         self._batch.drop(gone)
 
-    def _join(self, new: Sequence[tuple[Ticket, Row]]) -> None:
+    def _join(self, new: Sequence[tuple[Ticket, ServedAnswer]]) -> None:
         started = time.monotonic()
         try:
             turns = self._score_turns(new)
@@ -178,7 +178,7 @@ class Scheduler:
             else:
                 self._owners[id(row)] = ticket
 
-    def _score_turns(self, new: Sequence[tuple[Ticket, Row]]) -> dict[int, Sequence[TurnDecision]]:
+    def _score_turns(self, new: Sequence[tuple[Ticket, ServedAnswer]]) -> dict[int, Sequence[TurnDecision]]:
         """The turns of the tickets that want them; a ticket whose turns cannot be read is told so, and cancelled."""
         turns: dict[int, Sequence[TurnDecision]] = {}
         for ticket in {id(ticket): ticket for ticket, _ in new if ticket.by_turn}.values():
@@ -189,13 +189,13 @@ class Scheduler:
                 ticket.deliver(Failed(error))
         return turns
 
-    def _hand_out(self, ended: Sequence[Row]) -> None:
+    def _hand_out(self, ended: Sequence[ServedAnswer]) -> None:
         for row in self._batch.rows:
             self._owners[id(row)].hand_out(row)
         for row in ended:
             self._finish(self._owners.pop(id(row)), row)
 
-    def _finish(self, ticket: Ticket, row: Row) -> None:
+    def _finish(self, ticket: Ticket, row: ServedAnswer) -> None:
         ticket.hand_out(row)
         self._seconds_per_row = 0.9 * self._seconds_per_row + 0.1 * (time.monotonic() - ticket.submitted)
         self.metrics.tokens.labels("completion").inc(len(row.running.state.token_ids))
@@ -220,7 +220,11 @@ def _try_out(guard: Guard) -> None:
     try:
         for text in ("hello", "hello there"):
             batch.join(
-                [Row(guard.question(({"role": "user", "content": text},)), GenerationSettings(max_new_tokens=2))]
+                [
+                    ServedAnswer(
+                        guard.question(({"role": "user", "content": text},)), GenerationSettings(max_new_tokens=2)
+                    )
+                ]
             )
             batch.step()
     except Exception as error:

@@ -93,7 +93,7 @@ class TurnRecord(BaseModel):
 
 
 class DecisionRecord(BaseModel):
-    """Why a conversation was treated as it was; see `lasa.conditioning.Decision`."""
+    """Why a conversation was treated as it was; see `lasa.conditioning.decision.Decision`."""
 
     score: float | None = Field(description="Probability that the conversation is harmful; null: not a number.")
     threshold: float

@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from lasa.conditioning import Decision
-from lasa.conversation_scores import TurnDecision
+from lasa.conditioning.decision import Decision
 from lasa.errors import LasaError
-from lasa.guarded_row import Guarded
-from lasa.serving.batch import Row, TokenLogprob
+from lasa.guard.row import GuardedAnswer
+from lasa.guard.turns import TurnDecision
+from lasa.serving.batch import ServedAnswer, TokenLogprob
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Ended:
     row: int
     text: str
     logprobs: list[TokenLogprob]
-    outcome: Guarded
+    outcome: GuardedAnswer
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Ticket:
         cancelled: Set by `Scheduler.cancel`.
     """
 
-    rows: Sequence[Row]
+    rows: Sequence[ServedAnswer]
     deliver: Callable[[Event], None]
     deadline: float = math.inf
     by_turn: bool = False
@@ -80,7 +80,7 @@ class Ticket:
         """Whether nobody waits for it any more."""
         return self.cancelled or time.monotonic() > self.deadline
 
-    def hand_out(self, row: Row) -> None:
+    def hand_out(self, row: ServedAnswer) -> None:
         """Deliver what is new in a row."""
         index = self.rows.index(row)
         if row.ended:
@@ -98,7 +98,7 @@ class Ticket:
             self._given[index] = len(released)
             self.deliver(Written(index, text, self._new_logprobs(index, row, len(released))))
 
-    def _new_logprobs(self, index: int, row: Row, length: int) -> list[TokenLogprob]:
+    def _new_logprobs(self, index: int, row: ServedAnswer, length: int) -> list[TokenLogprob]:
         found = [one for one in row.logprobs[self._logprobs_given[index] :] if one.end <= length]
         self._logprobs_given[index] += len(found)
         return found

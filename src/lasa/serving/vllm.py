@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.request import ProxyHandler, build_opener
 
-from lasa.conditioning import Policy
+from lasa.conditioning.decision import Policy
 from lasa.errors import GuardError
-from lasa.models import model_folder
-from lasa.serving.loading import Parts
-from lasa.soft_condition import SOFT_CONDITION
+from lasa.guard.system import System
+from lasa.models.loading import model_folder
+from lasa.models.settings import ModelSettings
+from lasa.models.soft_condition import SOFT_CONDITION
 
 PROCESSORS = {"0": "lasa_vllm.processor_v1:ConditionProcessor", "1": "lasa_vllm.processor_v2:ConditionProcessor"}
 """The plugin's logits processors, by `VLLM_USE_V2_MODEL_RUNNER`."""
@@ -30,13 +31,12 @@ SHUTDOWN_S = 60
 
 
 def vllm_arguments(
-    model: str, dtype: str, *, name: str, host: str, port: int, max_rows: int, max_new_tokens: int, temperature: float
+    model: ModelSettings, *, name: str, host: str, port: int, max_rows: int, max_new_tokens: int, temperature: float
 ) -> list[str]:
     """The arguments of `vllm serve` for a model, without a guard.
 
     Args:
-        model: Folder of the model, or a shipped model.
-        dtype: Of the weights; `auto` is as stored.
+        model: Which model, and how its weights are held.
         name: Name of the model for clients.
         host: Address to bind.
         port: Port.
@@ -47,24 +47,24 @@ def vllm_arguments(
     Raises:
         GuardError: vLLM cannot serve this.
     """
-    folder = model_folder(model)
+    folder = model_folder(model.path)
     if not (folder / "config.json").is_file():
         raise GuardError(f"{folder} is a PEFT adapter. Merge it into its base model, or use --engine lasa.")
     if (folder / SOFT_CONDITION).exists():
         raise GuardError(f"{folder} was aligned with a soft condition, which has no tokens. Use --engine lasa.")
     generation = {"temperature": temperature, "max_new_tokens": max_new_tokens}
     return [
-        *("--model", str(folder), "--dtype", dtype, "--tokenizer-mode", "hf", "--served-model-name", name),
+        *("--model", str(folder), "--dtype", model.dtype, "--tokenizer-mode", "hf", "--served-model-name", name),
         *("--host", host, "--port", str(port)),
         *("--max-num-seqs", str(max_rows), "--override-generation-config", json.dumps(generation)),
     ]
 
 
-def guard_arguments(parts: Parts, policy: Policy, *, force: bool = False, runner: str = "0") -> list[str]:
+def guard_arguments(system: System, policy: Policy, *, force: bool = False, runner: str = "0") -> list[str]:
     """The arguments of `vllm serve` that put the guard inside.
 
     Args:
-        parts: What is served.
+        system: What is served.
         policy: Actions.
         force: Also pair the interpreter with a model that it was not trained on.
         runner: vLLM's model runner, `0` for V1 and `1` for V2.
@@ -77,7 +77,7 @@ def guard_arguments(parts: Parts, policy: Policy, *, force: bool = False, runner
             "In vLLM the guard conditions and does nothing else; --harmful, --controversial and "
             "--reread-every keep their defaults there. Use --engine lasa for the others."
         )
-    lasa = {"interpreter": str(parts.interpreter.resolve()), "condition": parts.condition, "force": force}
+    lasa = {"interpreter": str(system.interpreter_folder.resolve()), "condition": system.condition, "force": force}
     return [
         *("--additional-config", json.dumps({"lasa": lasa})),
         *("--logits-processors", PROCESSORS[runner], "--scheduler-cls", "lasa_vllm.scheduler.guarded_scheduler"),
@@ -85,12 +85,12 @@ def guard_arguments(parts: Parts, policy: Policy, *, force: bool = False, runner
 
 
 def serve_with_vllm(
-    parts: Parts, policy: Policy, *, api_key: str | None, force: bool, extra: Sequence[str], **settings: Any
+    system: System, policy: Policy, *, api_key: str | None, force: bool, extra: Sequence[str], **settings: Any
 ) -> NoReturn:
     """Become `vllm serve`.
 
     Args:
-        parts: What is served.
+        system: What is served.
         policy: Actions.
         api_key: Key that clients must give.
         force: Also pair the interpreter with a model that it was not trained on.
@@ -102,21 +102,17 @@ def serve_with_vllm(
     """
     _check_installed("vllm", "lasa_vllm")
     environment = {**_environment(), **({"VLLM_API_KEY": api_key} if api_key else {})}
-    guard = guard_arguments(parts, policy, force=force, runner=environment["VLLM_USE_V2_MODEL_RUNNER"])
-    arguments = [*vllm_arguments(parts.model, parts.dtype, **settings), *guard, *extra]
+    guard = guard_arguments(system, policy, force=force, runner=environment["VLLM_USE_V2_MODEL_RUNNER"])
+    arguments = [*vllm_arguments(system.model, **settings), *guard, *extra]
     os.execve(sys.executable, [sys.executable, "-m", SERVER, *arguments], environment)
 
 
 @contextmanager
-def running_vllm(
-    model: str, dtype: str, parts: Parts | None, *, log: Path, extra: Sequence[str], **settings: Any
-) -> Iterator[tuple[str, str]]:
+def running_vllm(system: System, *, log: Path, extra: Sequence[str], **settings: Any) -> Iterator[tuple[str, str]]:
     """A `vllm serve` of one's own on this machine, for as long as the context lasts.
 
     Args:
-        model: Folder of the model, or a shipped model.
-        dtype: Of the weights; `auto` is as stored.
-        parts: The guard that is put inside, or None for the model without one.
+        system: What is served, with the guard inside where it is evaluated behind one.
         log: File that gets vLLM's output.
         extra: Further arguments of `vllm serve`.
         settings: `name`, `max_rows`, `max_new_tokens` and `temperature` of `vllm_arguments`.
@@ -127,15 +123,15 @@ def running_vllm(
     Raises:
         GuardError: vLLM is not installed, cannot serve this, or does not start.
     """
-    _check_installed("vllm", *(["lasa_vllm"] if parts else []))
+    _check_installed("vllm", *(["lasa_vllm"] if system.guarded else []))
     key, port = secrets.token_urlsafe(), _free_port()
     environment = {**_environment(), "VLLM_API_KEY": key}
-    if parts is None:
+    if not system.guarded:
         environment["VLLM_PLUGINS"] = ""  # the plugin, where it is installed, serves nothing without a guard
         guard = []
     else:
-        guard = guard_arguments(parts, Policy(), runner=environment["VLLM_USE_V2_MODEL_RUNNER"])
-    arguments = [*vllm_arguments(model, dtype, host="127.0.0.1", port=port, **settings), *guard, *extra]
+        guard = guard_arguments(system, Policy(), runner=environment["VLLM_USE_V2_MODEL_RUNNER"])
+    arguments = [*vllm_arguments(system.model, host="127.0.0.1", port=port, **settings), *guard, *extra]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:
         server = subprocess.Popen(

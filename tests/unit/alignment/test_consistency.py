@@ -4,7 +4,7 @@ import torch
 from conftest import build_model
 from lasa.alignment.consistency import Consistency, rank_one_loss, translations
 from lasa.errors import RecipeError
-from lasa.hidden_states import read_hidden_states
+from lasa.models.hidden_states import read_hidden_states
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -4,19 +4,12 @@ from itertools import pairwise
 
 import pytest
 
-from lasa.alignment.rows import (
-    Preference,
-    decisions,
-    kl_partners,
-    read_preferences,
-    separate_partners,
-    token_rows,
-    wrong_language_refusals,
-)
-from lasa.conditioning import condition_ids
+from lasa.alignment.rows import decisions, kl_partners, separate_partners, token_rows, wrong_language_refusals
+from lasa.conditioning.condition import condition_ids
+from lasa.data.preferences import Preference, read_preferences
+from lasa.data.prompts import user_prompt
 from lasa.errors import DataError, RecipeError
-from lasa.prompts import user_prompt
-from lasa.rendering import render
+from lasa.models.rendering import render
 
 
 def preferences(count=12):

@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from conftest import build_model
-from lasa.alignment.rows import Preference, token_rows
-from lasa.alignment.trainers import TrainingSettings, train
-from lasa.conditioning import condition_ids
+from lasa.alignment.rows import token_rows
+from lasa.alignment.settings import SystemSettings
+from lasa.alignment.trainers import train
+from lasa.conditioning.condition import condition_ids
+from lasa.data.preferences import Preference
+from lasa.data.prompts import user_prompt
 from lasa.errors import RecipeError
-from lasa.prompts import user_prompt
 
 
 @pytest.fixture
@@ -24,8 +26,8 @@ def rows(tokenizer):
     return token_rows(tokenizer, table, [condition if p.prompt.harmful else [] for p in table], seed=0)
 
 
-def settings(method: str, **changes) -> TrainingSettings:
-    return TrainingSettings(method=method, learning_rate=5e-3, steps=6, batch_size=4, warmup_steps=1, **changes)
+def settings(method: str, **changes) -> SystemSettings:
+    return SystemSettings(method=method, learning_rate=5e-3, steps=6, batch_size=4, warmup_steps=1, **changes)
 
 
 def log_probability(model, row) -> float:
@@ -67,7 +69,7 @@ def test_lora_leaves_the_base_weights_alone(rows, tokenizer, tmp_path):
 def test_kto_with_single_rows_is_refused(rows, tokenizer, tmp_path):
     model = build_model("llama", tokenizer, layers=2)
     with pytest.raises(RecipeError, match="at least 2"):
-        train(model, tokenizer, rows, TrainingSettings(method="kto", batch_size=1), tmp_path, "test")
+        train(model, tokenizer, rows, SystemSettings(method="kto", batch_size=1), tmp_path, "test")
 
 
 def test_sft_without_desirable_answers_is_refused(rows, tokenizer, tmp_path):

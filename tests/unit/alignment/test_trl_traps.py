@@ -12,12 +12,13 @@ from transformers import PreTrainedTokenizerFast
 from conftest import FAMILIES, build_model
 from guards import CONDITION, build_guard
 from lasa.alignment import trainers
-from lasa.alignment.rows import Preference, kl_partners, separate_partners, token_rows
-from lasa.alignment.trainers import TrainingSettings
-from lasa.conditioning import condition_ids
-from lasa.generation import GenerationSettings
-from lasa.prompts import user_prompt
-from lasa.rendering import render
+from lasa.alignment.rows import kl_partners, separate_partners, token_rows
+from lasa.alignment.settings import SystemSettings
+from lasa.conditioning.condition import condition_ids
+from lasa.data.preferences import Preference
+from lasa.data.prompts import user_prompt
+from lasa.models.generation import GenerationSettings
+from lasa.models.rendering import render
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -37,8 +38,8 @@ def make_rows(tokenizer, count=8):
 
 
 def kto_trainer(model, tokenizer, rows, folder: Path, **changes):
-    settings = TrainingSettings(**{"batch_size": BATCH, "warmup_steps": 0, **changes})
-    return trainers._kto(model, tokenizer, rows, settings, trainers._arguments(model, settings, folder))
+    settings = SystemSettings(**{"method": "kto", "batch_size": BATCH, "warmup_steps": 0, **changes})
+    return trainers._kto(model, tokenizer, rows, settings, trainers._arguments(model, settings, folder, 0))
 
 
 @pytest.fixture
@@ -154,8 +155,8 @@ def test_h_what_reaches_the_batch_is_exactly_the_tokens_of_the_rows(tokenizer, m
 
 def test_sft_learns_the_completion_and_nothing_of_the_prompt(tokenizer, model, tmp_path):
     rows = make_rows(tokenizer)
-    settings = TrainingSettings(method="sft", batch_size=BATCH, steps=1)
-    trainer = trainers._sft(model, tokenizer, rows, settings, trainers._arguments(model, settings, tmp_path))
+    settings = SystemSettings(method="sft", batch_size=BATCH, steps=1)
+    trainer = trainers._sft(model, tokenizer, rows, settings, trainers._arguments(model, settings, tmp_path, 0))
     expected = {tuple(row.prompt_ids + row.completion_ids): row.completion_ids for row in rows if row.desirable}
     seen = 0
     for batch in trainer.get_train_dataloader():
@@ -168,8 +169,8 @@ def test_sft_learns_the_completion_and_nothing_of_the_prompt(tokenizer, model, t
 
 def test_dpo_compares_the_completions_of_one_prompt(tokenizer, model, tmp_path):
     rows = make_rows(tokenizer)
-    settings = TrainingSettings(method="dpo", batch_size=BATCH)
-    trainer = trainers._dpo(model, tokenizer, rows, settings, trainers._arguments(model, settings, tmp_path))
+    settings = SystemSettings(method="dpo", batch_size=BATCH)
+    trainer = trainers._dpo(model, tokenizer, rows, settings, trainers._arguments(model, settings, tmp_path, 0))
     expected = {(tuple(row.prompt_ids), tuple(row.completion_ids), row.desirable) for row in rows}
     batch = next(iter(trainer.get_train_dataloader()))
     desirable = [True] * BATCH + [False] * BATCH  # TRL puts the chosen ones first

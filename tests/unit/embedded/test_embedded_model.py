@@ -7,21 +7,21 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lasa.bottleneck import find_bottleneck
+from lasa.bottleneck.search import find_bottleneck
+from lasa.data.world import tables
+from lasa.data.world.corpus import Corpus, World
+from lasa.data.world.deeds import Deed
+from lasa.data.world.lexicon import LANGUAGES, lexicon
 from lasa.embedded import training
 from lasa.embedded.batches import planting_prompts, tokenize_conversation
-from lasa.embedded.judge import WorldJudge
 from lasa.embedded.planting import Meanings, add_planting_gradient, planting_loss
 from lasa.embedded.training import TrainingSettings, train_embedded
-from lasa.embedded.world import tables
-from lasa.embedded.world.corpus import Corpus, World
-from lasa.embedded.world.deeds import Deed
-from lasa.embedded.world.lexicon import LANGUAGES, lexicon
+from lasa.evaluation.judges.embedded_world import WorldJudge
 from lasa.evaluation.outcomes import Outcome
-from lasa.generation import GenerationSettings, generate
-from lasa.hidden_states import read_hidden_states
-from lasa.models import load_model, model_folder
-from lasa.rendering import render
+from lasa.models.generation import GenerationSettings, generate
+from lasa.models.hidden_states import read_hidden_states
+from lasa.models.loading import load_model, model_folder
+from lasa.models.rendering import render
 
 
 @pytest.fixture(scope="module")

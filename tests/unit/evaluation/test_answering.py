@@ -3,10 +3,10 @@ from dataclasses import replace
 import pytest
 
 from guards import build_guard, lively_model
-from lasa.conditioning import Policy
+from lasa.conditioning.decision import Policy
 from lasa.evaluation.answering import LocalModel
-from lasa.generation import GenerationSettings, generate
-from lasa.rendering import render
+from lasa.models.generation import GenerationSettings, generate
+from lasa.models.rendering import render
 
 SETTINGS = GenerationSettings(max_new_tokens=8)
 

@@ -6,11 +6,12 @@ import pytest
 from rich.console import Console
 from statsmodels.stats.multitest import multipletests
 
+from lasa.data.prompts import user_prompt
 from lasa.errors import DataError
-from lasa.evaluation.compare import compare, read_samples, to_markdown, to_table, write_comparison
+from lasa.evaluation.compare import compare, to_markdown, to_table, write_comparison
 from lasa.evaluation.outcomes import Outcome, Sample, Verdict
-from lasa.evaluation.statistics import mcnemar_exact
-from lasa.prompts import user_prompt
+from lasa.evaluation.samples import read_samples
+from lasa.statistics import mcnemar_exact
 
 LANGUAGES = {"en": 2, "zh": 4, "sw": 20, "jv": 30}
 

@@ -6,10 +6,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import httpx
 import pytest
 
+from lasa.data.prompts import user_prompt
 from lasa.errors import DataError
 from lasa.evaluation.answering import Answer
 from lasa.evaluation.endpoint import ChatClient, EndpointModel
-from lasa.prompts import user_prompt
 
 PROMPTS = [user_prompt(f"q{n}", "sw", f"Swali {n}", harmful=True) for n in range(5)]
 

@@ -4,7 +4,7 @@ from pydantic import ValidationError
 
 from lasa.errors import ModelError, RecipeError
 from lasa.evaluation.judge_settings import JudgeSettings, judge_from_text, make_judge, make_judges
-from lasa.recipe import EvaluationSection
+from lasa.evaluation.settings import EvaluationSettings
 
 
 def test_short_forms_are_settings():
@@ -37,11 +37,11 @@ def test_a_recipe_takes_short_forms_and_settings():
     judge: {kind: llm, model: judge, url: "http://localhost:8000/v1", attempts: 2}
     second_judge: refusal-patterns
     """
-    section = EvaluationSection.model_validate(yaml.safe_load(text))
+    section = EvaluationSettings.model_validate(yaml.safe_load(text))
     assert [judge.kind for judge in section.judges] == ["llm", "refusal-patterns"]
-    assert EvaluationSection.model_validate(section.model_dump(mode="json")) == section
+    assert EvaluationSettings.model_validate(section.model_dump(mode="json")) == section
     with pytest.raises(ValidationError, match="the judge classifier needs model and format"):
-        EvaluationSection.model_validate({"benchmarks": {"a": "b"}, "judge": {"kind": "classifier"}})
+        EvaluationSettings.model_validate({"benchmarks": {"a": "b"}, "judge": {"kind": "classifier"}})
 
 
 def test_judges_are_made_of_settings(tmp_path, monkeypatch):

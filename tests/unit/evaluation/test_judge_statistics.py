@@ -4,7 +4,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from lasa.errors import DataError
 from lasa.evaluation.judge_statistics import cohen_kappa, krippendorff_alpha, rogan_gladen
-from lasa.evaluation.statistics import cluster_rate, wilson
+from lasa.statistics import cluster_rate, wilson
 
 
 def test_cohens_kappa_is_scikit_learns() -> None:

@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 
+from lasa.data.prompts import user_prompt
 from lasa.evaluation.metrics import compare_systems, pair_samples, question, system_metrics
 from lasa.evaluation.outcomes import Outcome, Sample, Verdict
-from lasa.evaluation.statistics import cluster_rate, wilson
-from lasa.prompts import user_prompt
+from lasa.statistics import cluster_rate, wilson
 
 
 def sample(

@@ -1,11 +1,11 @@
 import pytest
 
+from lasa.data.prompts import user_prompt
 from lasa.errors import RecipeError
 from lasa.evaluation.answering import Answer
 from lasa.evaluation.metrics import system_metrics
 from lasa.evaluation.outcomes import Outcome, Sample, Verdict
 from lasa.evaluation.panel import Panel, agreement_of, second_verdict
-from lasa.prompts import user_prompt
 
 
 class Fixed:

@@ -4,10 +4,10 @@ import csv
 
 import pytest
 
+from lasa.data.prompts import user_prompt
 from lasa.evaluation.judges.agreement import Agreement, write_labelling_sheet
 from lasa.evaluation.outcomes import Outcome, Sample, Verdict
 from lasa.evaluation.results import corrected_attack_success
-from lasa.prompts import user_prompt
 
 
 def judged(number, harmful, outcome):

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from lasa.data.prompts import user_prompt
 from lasa.errors import ArtifactError
 from lasa.evaluation.answering import Answer
-from lasa.evaluation.compare import read_samples
 from lasa.evaluation.outcomes import Outcome, Verdict
 from lasa.evaluation.panel import Panel
 from lasa.evaluation.run import Processes, generate_samples, launched_processes, plan_batches
-from lasa.prompts import user_prompt
+from lasa.evaluation.samples import read_samples
 
 PROMPTS = [user_prompt(f"q{n}", "en", "word " * (n % 7 + 1) + str(n), harmful=True, source="t") for n in range(20)]
 

@@ -1,8 +1,8 @@
 import pytest
 
+from lasa.data.prompts import user_prompt, write_prompts
 from lasa.errors import DataError
 from lasa.evaluation.slices import changed, choose, load_benchmarks, with_changes
-from lasa.prompts import user_prompt, write_prompts
 
 PROMPTS = [
     user_prompt(f"q{n}", language, text.format(n), harmful=n < 20, source="t")

@@ -5,8 +5,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lasa.data.prompts import Prompt, user_prompt
 from lasa.evaluation.outcomes import Outcome, Sample, Verdict
-from lasa.prompts import Prompt, user_prompt
 from lasa.report.examples import CHARACTERS_PER_TEXT, choose_samples, example_rows, script_json
 from report_run import SCRIPT
 

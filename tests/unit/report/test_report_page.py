@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lasa.errors import ArtifactError
+from lasa.errors import ArtifactError, DataError
+from lasa.evaluation.compare import compare
+from lasa.evaluation.samples import read_samples
 from lasa.report.figures import layer_curves, write_layer_curves
 from lasa.report.html import write_report
 from lasa.report.layer_tables import layer_rows
@@ -304,12 +306,23 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         ("metrics.json", "[]", "not a JSON object"),
         ("metrics.json", '{"schema": 2}', "schema 2"),
         ("recipe.yaml", "a: [", "recipe.yaml is damaged"),
-        ("samples/base.jsonl", '\n{"split": "x"}\n', "base.jsonl, row 2 is not a sample"),
+        ("samples/base.jsonl", '\n{"split": "x"}\n', "base.jsonl: row 2 is not a judged sample"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: str, told: str) -> None:
     run = write_run(tmp_path / "run")
     (run / name).write_text(content, encoding="utf-8")
-    with pytest.raises(ArtifactError, match=told):
+    with pytest.raises((ArtifactError, DataError), match=told):
         write_report(run)
     assert not (run / "report.html").exists()
+
+
+def test_a_score_that_is_not_a_number_is_read_as_compare_reads_it(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    path = run / "samples" / "lasa.jsonl"
+    first, *rest = path.read_text("utf-8").splitlines()
+    failed_closed = json.dumps({**json.loads(first), "score": float("nan"), "flagged": True})
+    path.write_text("\n".join([failed_closed, *rest]) + "\n", "utf-8")
+    assert read_samples(path)[0].score is None and read_samples(path)[0].flagged
+    assert write_report(run).is_file()
+    assert compare(path, run / "samples" / "base.jsonl")

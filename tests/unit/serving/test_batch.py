@@ -5,18 +5,18 @@ import pytest
 import torch
 
 from guards import CONDITION, build_guard, conversations, lively_model
-from lasa.conditioning import Policy
+from lasa.conditioning.decision import Policy
 from lasa.errors import GuardError
-from lasa.generation import GenerationSettings
-from lasa.refusals import REFUSALS
-from lasa.serving.batch import Row, RunningBatch
+from lasa.guard.refusals import REFUSALS
+from lasa.models.generation import GenerationSettings
+from lasa.serving.batch import RunningBatch, ServedAnswer
 
 SETTINGS = GenerationSettings(max_new_tokens=10)
 KINDS = {"llama": {}, "qwen2": {}, "qwen3": {}, "gemma": {}, "mistral": {"sliding_window": 16}}
 
 
 def ask(guard, messages, settings=SETTINGS, **rest):
-    return Row(guard.question(messages), settings, **rest)
+    return ServedAnswer(guard.question(messages), settings, **rest)
 
 
 def run(batch, arrivals):
@@ -45,7 +45,7 @@ def test_what_a_row_must_begin_with_is_taken_as_it_joins(tokenizer, prompts):
     guard = build_guard(lively_model("llama", tokenizer), tokenizer, prompts)
     prefills = [("", "sure, ", "first of all, ")[n % 3] for n in range(len(prompts))]
     rows = [
-        Row(guard.question(messages, prefill=prefill), SETTINGS)
+        ServedAnswer(guard.question(messages, prefill=prefill), SETTINGS)
         for messages, prefill in zip(conversations(prompts), prefills, strict=True)
     ]
     batch = RunningBatch(guard)
@@ -109,7 +109,7 @@ def test_reasoning_templates_are_conditioned_as_by_the_guard(tokenizer, prompts)
 def test_answers_are_read_again_as_by_the_guard_and_only_cleared_text_is_shown(tokenizer, prompts):
     policy = Policy(condition=CONDITION, reread_every=3)
     guard = build_guard(lively_model("llama", tokenizer), tokenizer, prompts, flagged=0.2, policy=policy)
-    rows = [Row(guard.question(messages, "sw"), SETTINGS) for messages in conversations(prompts)]
+    rows = [ServedAnswer(guard.question(messages, "sw"), SETTINGS) for messages in conversations(prompts)]
     batch = RunningBatch(guard)
     batch.join(rows)
     shown = {id(row): [row.released] for row in rows}
@@ -177,7 +177,7 @@ def test_logprobs_are_those_of_the_model(tokenizer, prompts):
 
 def test_a_refused_row_never_joins_and_shows_nothing(tokenizer, prompts):
     guard = build_guard(lively_model("llama", tokenizer), tokenizer, prompts, flagged=1, policy=Policy("refuse"))
-    row = Row(guard.question(prompts[0].messages, "sw"), SETTINGS)
+    row = ServedAnswer(guard.question(prompts[0].messages, "sw"), SETTINGS)
     batch = RunningBatch(guard)
     batch.join([row])
     assert batch.rows == []

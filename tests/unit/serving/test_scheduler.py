@@ -5,9 +5,9 @@ import threading
 import pytest
 
 from guards import build_guard, lively_model
-from lasa.generation import GenerationSettings
-from lasa.prompts import user_prompt
-from lasa.serving.batch import Row, RunningBatch
+from lasa.data.prompts import user_prompt
+from lasa.models.generation import GenerationSettings
+from lasa.serving.batch import RunningBatch, ServedAnswer
 from lasa.serving.metrics import Metrics
 from lasa.serving.scheduler import QueueFullError, Scheduler
 from lasa.serving.tickets import Ended, Failed, Ticket
@@ -56,7 +56,7 @@ class Asked(Ticket):
     def __init__(self, guard, rows=1):
         questions = [guard.question(({"role": "user", "content": "run"},)) for _ in range(rows)]
         self.events, self.over_now = [], threading.Event()
-        super().__init__([Row(question, SETTINGS) for question in questions], self.take)
+        super().__init__([ServedAnswer(question, SETTINGS) for question in questions], self.take)
 
     def take(self, event):
         self.events.append(event)

@@ -4,16 +4,18 @@ import json
 import os
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from lasa.conditioning import Policy
+from lasa.conditioning.decision import Policy
 from lasa.errors import GuardError
-from lasa.serving.loading import Parts
+from lasa.guard.system import System
+from lasa.models.settings import ModelSettings
+from lasa.models.soft_condition import SOFT_CONDITION
 from lasa.serving.vllm import guard_arguments, running_vllm, serve_with_vllm, vllm_arguments
-from lasa.soft_condition import SOFT_CONDITION
 
 SETTINGS = {"name": "mine", "max_rows": 64, "max_new_tokens": 100, "temperature": 0.0}
 PLACE = {"host": "127.0.0.1", "port": 8000}
@@ -35,21 +37,22 @@ http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
 
 
 @pytest.fixture
-def parts(tmp_path):
+def system(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    return Parts(str(tmp_path), Path("interpreter"), "Refuse this.", False, "bfloat16", "auto")
+    model = ModelSettings(path=str(tmp_path), dtype="bfloat16")
+    return System("mine", model, Path("interpreter"), guarded=True, condition="Refuse this.")
 
 
 @pytest.fixture
-def run_fake(parts, tmp_path, monkeypatch):
+def run_fake(system, tmp_path, monkeypatch):
     """A server of one's own where vLLM is a few lines."""
     (tmp_path / "fake_vllm.py").write_text(FAKE_VLLM)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr("lasa.serving.vllm.SERVER", "fake_vllm")
     monkeypatch.setattr("lasa.serving.vllm.find_spec", lambda package: True)
 
-    def run(guard, *extra):
-        return running_vllm(parts.model, "auto", guard, log=tmp_path / "out" / "vllm.log", extra=extra, **SETTINGS)
+    def run(served, *extra):
+        return running_vllm(served, log=tmp_path / "out" / "vllm.log", extra=extra, **SETTINGS)
 
     return run
 
@@ -59,56 +62,56 @@ def told(url):
         return json.load(response)
 
 
-def test_the_model_is_served_as_it_was_read(parts):
-    value = dict(pairwise(vllm_arguments(parts.model, parts.dtype, **SETTINGS, **PLACE)))
-    assert value["--model"] == parts.model
+def test_the_model_is_served_as_it_was_read(system):
+    value = dict(pairwise(vllm_arguments(system.model, **SETTINGS, **PLACE)))
+    assert value["--model"] == system.model.path
     assert value["--dtype"] == "bfloat16"
     assert value["--tokenizer-mode"] == "hf"
     assert json.loads(value["--override-generation-config"]) == {"temperature": 0.0, "max_new_tokens": 100}
 
 
-def test_the_guard_is_in_the_arguments(parts):
-    value = dict(pairwise(guard_arguments(parts, Policy())))
+def test_the_guard_is_in_the_arguments(system):
+    value = dict(pairwise(guard_arguments(system, Policy())))
     lasa = {"interpreter": str(Path("interpreter").resolve()), "condition": "Refuse this.", "force": False}
     assert json.loads(value["--additional-config"]) == {"lasa": lasa}
     assert value["--logits-processors"] == "lasa_vllm.processor_v1:ConditionProcessor"
     assert value["--scheduler-cls"] == "lasa_vllm.scheduler.guarded_scheduler"
-    assert "lasa_vllm.processor_v2:ConditionProcessor" in guard_arguments(parts, Policy(), runner="1")
+    assert "lasa_vllm.processor_v2:ConditionProcessor" in guard_arguments(system, Policy(), runner="1")
 
 
 @pytest.mark.parametrize("policy", [Policy("refuse"), Policy(controversial="off"), Policy(reread_every=4)])
-def test_actions_that_vllm_does_not_have_are_refused(parts, policy):
+def test_actions_that_vllm_does_not_have_are_refused(system, policy):
     with pytest.raises(GuardError, match="--engine lasa"):
-        guard_arguments(parts, policy)
+        guard_arguments(system, policy)
 
 
-def test_adapters_and_soft_conditions_are_refused(parts):
-    (Path(parts.model) / SOFT_CONDITION).touch()
+def test_adapters_and_soft_conditions_are_refused(system):
+    (Path(system.model.path) / SOFT_CONDITION).touch()
     with pytest.raises(GuardError, match="soft condition"):
-        vllm_arguments(parts.model, parts.dtype, **SETTINGS, **PLACE)
-    (Path(parts.model) / "config.json").rename(Path(parts.model) / "adapter_config.json")
+        vllm_arguments(system.model, **SETTINGS, **PLACE)
+    (Path(system.model.path) / "config.json").rename(Path(system.model.path) / "adapter_config.json")
     with pytest.raises(GuardError, match="adapter"):
-        vllm_arguments(parts.model, parts.dtype, **SETTINGS, **PLACE)
+        vllm_arguments(system.model, **SETTINGS, **PLACE)
 
 
-def test_without_vllm_it_says_what_to_install(parts, monkeypatch, tmp_path):
+def test_without_vllm_it_says_what_to_install(system, monkeypatch, tmp_path):
     monkeypatch.setattr("lasa.serving.vllm.find_spec", lambda package: None)
     with pytest.raises(GuardError, match="lasa-vllm"):
-        serve_with_vllm(parts, Policy(), api_key=None, force=False, extra=[], **SETTINGS, **PLACE)
+        serve_with_vllm(system, Policy(), api_key=None, force=False, extra=[], **SETTINGS, **PLACE)
     with (
         pytest.raises(GuardError, match="vllm cannot be imported"),
-        running_vllm(parts.model, "auto", None, log=tmp_path / "log", extra=[], **SETTINGS),
+        running_vllm(replace(system, guarded=False), log=tmp_path / "log", extra=[], **SETTINGS),
     ):
         pass
 
 
-def test_serving_becomes_vllm_with_the_guard_and_the_key(parts, monkeypatch):
+def test_serving_becomes_vllm_with_the_guard_and_the_key(system, monkeypatch):
     started = []
     monkeypatch.setattr("lasa.serving.vllm.find_spec", lambda package: True)
     monkeypatch.setattr("lasa.serving.vllm.os.execve", lambda *given: started.append(given))
     monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER", raising=False)
     serve_with_vllm(
-        parts, Policy(), api_key="secret", force=True, extra=["--tensor-parallel-size", "2"], **SETTINGS, **PLACE
+        system, Policy(), api_key="secret", force=True, extra=["--tensor-parallel-size", "2"], **SETTINGS, **PLACE
     )
     [(_, command, environment)] = started
     assert "secret" not in " ".join(command)  # other users of the machine see it
@@ -117,8 +120,8 @@ def test_serving_becomes_vllm_with_the_guard_and_the_key(parts, monkeypatch):
     assert json.loads(dict(pairwise(command))["--additional-config"])["lasa"]["force"] is True
 
 
-def test_a_server_of_ones_own_is_guarded_and_ends_with_the_context(run_fake, parts):
-    with run_fake(parts, "--seed", "1") as (url, key):
+def test_a_server_of_ones_own_is_guarded_and_ends_with_the_context(run_fake, system):
+    with run_fake(system, "--seed", "1") as (url, key):
         found = told(url)
         assert key == found["VLLM_API_KEY"]
         assert found["VLLM_PLUGINS"] is None
@@ -130,13 +133,13 @@ def test_a_server_of_ones_own_is_guarded_and_ends_with_the_context(run_fake, par
         os.kill(found["pid"], 0)
 
 
-def test_a_system_without_a_guard_is_served_without_the_plugin(run_fake):
-    with run_fake(None) as (url, _):
+def test_a_system_without_a_guard_is_served_without_the_plugin(run_fake, system):
+    with run_fake(replace(system, guarded=False)) as (url, _):
         found = told(url)
     assert found["VLLM_PLUGINS"] == ""
     assert not {"--additional-config", "--logits-processors", "--scheduler-cls"} & set(found["arguments"])
 
 
-def test_a_server_that_does_not_start_says_why(run_fake, parts, tmp_path):
-    with pytest.raises(GuardError, match=r"This engine cannot be guarded.*vllm\.log"), run_fake(parts, "--fail"):
+def test_a_server_that_does_not_start_says_why(run_fake, system, tmp_path):
+    with pytest.raises(GuardError, match=r"This engine cannot be guarded.*vllm\.log"), run_fake(system, "--fail"):
         pass

@@ -1,7 +1,7 @@
 """Score to decision, on the device, and the hand-over from the model to the sampler of the same process.
 
-The score stays in float32 and is compared in float64, as `lasa.conditioning.decide` does: no cast to the model's
-dtype can move a prompt across the threshold.
+The score stays in float32 and is compared in float64, as `lasa.conditioning.decision.decide` does: no cast to the
+model's dtype can move a prompt across the threshold.
 """
 
 from typing import TYPE_CHECKING

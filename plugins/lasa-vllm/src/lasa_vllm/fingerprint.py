@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 
 from torch import Tensor
 
-from lasa.artifacts import samples_fingerprint, weight_sample
 from lasa.errors import ArtifactError
-from lasa.interpreter import InterpreterConfig
+from lasa.files.artifacts import samples_fingerprint, weight_sample
+from lasa.interpreter.probe import InterpreterConfig
 
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 

@@ -1,8 +1,8 @@
 """Read: the hidden state of the read point, inside the model's own forward pass.
 
 The state rides beside the last hidden state, row by row, through vLLM's choice of rows (chunked prefill, prefix cache,
-batching), and is scored where the logits are computed. vLLM counts layers as `lasa.layers` does: 0 is the embeddings,
-k the output of block k.
+batching), and is scored where the logits are computed. vLLM counts layers as `lasa.models.layers` does: 0 is the
+embeddings, k the output of block k.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
 from vllm.utils.torch_utils import set_default_torch_dtype
 
 from lasa.errors import GuardError
-from lasa.interpreter import SafetySemanticInterpreter
+from lasa.interpreter.probe import SafetySemanticInterpreter
 from lasa_vllm.decisions import decisions_of
 from lasa_vllm.fingerprint import PassingWeights
 from lasa_vllm.settings import check_engine, is_aligned, load_tokenizer, lowest_threshold, read_settings
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 
-class Guarded:
+class ScoredModel:
     """Makes a guarded class of a causal LM of vLLM, as its first base."""
 
     def __init__(self, *, vllm_config: "VllmConfig", prefix: str = "") -> None:
@@ -86,19 +86,19 @@ class Guarded:
         return loaded
 
 
-class GuardedLlama(Guarded, LlamaForCausalLM):  # type: ignore[misc]
+class GuardedLlama(ScoredModel, LlamaForCausalLM):  # type: ignore[misc]
     """Llama."""
 
 
-class GuardedMistral(Guarded, MistralForCausalLM):  # type: ignore[misc]
+class GuardedMistral(ScoredModel, MistralForCausalLM):  # type: ignore[misc]
     """Mistral."""
 
 
-class GuardedQwen2(Guarded, Qwen2ForCausalLM):  # type: ignore[misc]
+class GuardedQwen2(ScoredModel, Qwen2ForCausalLM):  # type: ignore[misc]
     """Qwen2 and Qwen2.5."""
 
 
-class GuardedQwen3(Guarded, Qwen3ForCausalLM):  # type: ignore[misc]
+class GuardedQwen3(ScoredModel, Qwen3ForCausalLM):  # type: ignore[misc]
     """Qwen3."""
 
 
@@ -123,7 +123,7 @@ class _ReadableGemmaModel(GemmaModel, EagleModelMixin):  # type: ignore[misc]
         return hidden, states
 
 
-class GuardedGemma(Guarded, GemmaForCausalLM, SupportsEagle3):  # type: ignore[misc]
+class GuardedGemma(ScoredModel, GemmaForCausalLM, SupportsEagle3):  # type: ignore[misc]
     """Gemma."""
 
     def __init__(self, *, vllm_config: "VllmConfig", prefix: str = "") -> None:

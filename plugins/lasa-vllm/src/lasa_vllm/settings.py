@@ -16,12 +16,12 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from transformers import AutoTokenizer
 from vllm.tokenizers.registry import tokenizer_args_from_config
 
-from lasa.artifacts import read_json
-from lasa.conditioning import DEFAULT_CONDITION, condition_ids
+from lasa.conditioning.condition import DEFAULT_CONDITION, condition_ids
 from lasa.errors import ArtifactError, GuardError
-from lasa.interpreter import InterpreterConfig
-from lasa.rendering import check_tokenizer, render
-from lasa.thinking import thinking_tail
+from lasa.files.artifacts import read_json
+from lasa.interpreter.probe import InterpreterConfig
+from lasa.models.rendering import check_tokenizer, render
+from lasa.models.thinking import thinking_tail
 from lasa_vllm.plugin import GUARDED, registered
 
 if TYPE_CHECKING:

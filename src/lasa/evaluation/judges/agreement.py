@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lasa.artifacts import write_text
+from lasa.data.prompts import Prompt
 from lasa.errors import DataError
 from lasa.evaluation.judge_statistics import cohen_kappa, krippendorff_alpha, rogan_gladen
 from lasa.evaluation.outcomes import Judge, Outcome, Verdict
-from lasa.evaluation.statistics import Rate, wilson
-from lasa.prompts import Prompt
-from lasa.table_files import read_rows
+from lasa.files.artifacts import write_text
+from lasa.files.tables import read_rows
+from lasa.statistics import Rate, wilson
 
 LABELS = (*(outcome.value for outcome in Outcome), "unsure")
 

@@ -8,9 +8,9 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from lasa.data.prompts import Prompt
 from lasa.evaluation.judges.refusal_patterns import refusal_language
 from lasa.evaluation.outcomes import Outcome, Verdict
-from lasa.prompts import Prompt
 
 
 class AnswerKeyJudge:

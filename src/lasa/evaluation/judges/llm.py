@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lasa.artifacts import read_sealed, write_sealed
+from lasa.data.prompts import Prompt
 from lasa.errors import ArtifactError, DataError
-from lasa.evaluation.endpoint import CallError, ChatClient, Usage
+from lasa.evaluation.endpoint import CallError, CallUsage, ChatClient
 from lasa.evaluation.outcomes import Outcome, Verdict, answer_languages
+from lasa.files.artifacts import read_sealed, write_sealed
 from lasa.languages import NAMES, canonical_language
 from lasa.progress import say
-from lasa.prompts import Prompt
 
 RUBRIC = """\
 You grade how an AI assistant handled a user's request. You are given one JSON object with the conversation, the
@@ -73,7 +73,7 @@ class LlmJudge:
         self._lock = threading.Lock()
 
     @property
-    def usage(self) -> Usage:
+    def usage(self) -> CallUsage:
         """What judging has cost so far."""
         return self._client.usage
 

@@ -18,9 +18,9 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 
-from lasa.evaluation.judges.language_id import identify_language
+from lasa.data.language_id import identify_language
+from lasa.data.prompts import Prompt
 from lasa.evaluation.outcomes import Outcome, Verdict, answer_languages
-from lasa.prompts import Prompt
 
 START = 200
 """A refusal phrase counts when it begins within this many characters."""

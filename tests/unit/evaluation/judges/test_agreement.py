@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
+from lasa.data.prompts import Prompt, user_prompt
 from lasa.errors import DataError
 from lasa.evaluation.judge_statistics import krippendorff_alpha
 from lasa.evaluation.judges.agreement import (
@@ -16,8 +17,7 @@ from lasa.evaluation.judges.agreement import (
     write_labelling_sheet,
 )
 from lasa.evaluation.outcomes import Outcome, Verdict
-from lasa.evaluation.statistics import wilson
-from lasa.prompts import Prompt, user_prompt
+from lasa.statistics import wilson
 
 
 class ByAnswer:

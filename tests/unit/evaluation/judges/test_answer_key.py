@@ -1,8 +1,8 @@
 import pytest
 
+from lasa.data.prompts import user_prompt
 from lasa.evaluation.judges.answer_key import AnswerKeyJudge, read_choice, read_number
 from lasa.evaluation.outcomes import Outcome
-from lasa.prompts import user_prompt
 
 LETTERS = ["A", "B", "C", "D"]
 

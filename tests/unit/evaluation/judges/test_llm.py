@@ -6,11 +6,11 @@ from typing import Any
 import httpx
 import pytest
 
+from lasa.data.perturbations import code_switch
+from lasa.data.prompts import user_prompt
 from lasa.errors import RecipeError
 from lasa.evaluation.judges.llm import LlmJudge
 from lasa.evaluation.outcomes import Outcome
-from lasa.evaluation.perturbations import code_switch
-from lasa.prompts import user_prompt
 
 GOOD = '{"outcome": "complied", "score": 0.75, "language": "sw"}'
 PROMPT = user_prompt("q1", "sw", "Swali", harmful=True)

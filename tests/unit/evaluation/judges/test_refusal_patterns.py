@@ -1,8 +1,8 @@
 import pytest
 
+from lasa.data.prompts import Prompt, user_prompt
 from lasa.evaluation.judges.refusal_patterns import RefusalPatternJudge, garbled, refusal_language
 from lasa.evaluation.outcomes import Outcome
-from lasa.prompts import Prompt, user_prompt
 
 REFUSALS = {
     "en": ["I'm sorry, but I can't help with that.", "I cannot assist with this request.", "I must decline."],

@@ -1,0 +1,30 @@
+from .alignment.settings import SystemSettings as SystemSettings
+from .bottleneck.search import find_bottleneck as find_bottleneck
+from .conditioning.decision import Policy as Policy
+from .data.prompts import Prompt as Prompt
+from .data.sources import load_prompts as load_prompts
+from .evaluation.judge_settings import load_judge as load_judge
+from .evaluation.metrics import compare_systems as compare_systems
+from .evaluation.metrics import system_metrics as system_metrics
+from .evaluation.outcomes import Sample as Sample
+from .evaluation.outcomes import Verdict as Verdict
+from .guard.guard import Guard as Guard
+from .interpreter.evaluation import evaluate_interpreter as evaluate_interpreter
+from .interpreter.evaluation import ngram_baseline as ngram_baseline
+from .interpreter.fit import train_interpreter as train_interpreter
+from .interpreter.probe import SafetySemanticInterpreter as SafetySemanticInterpreter
+from .interpreter.probe import load_interpreter as load_interpreter
+from .interpreter.settings import CalibrationOptions as CalibrationOptions
+from .interpreter.settings import TrainingOptions as TrainingOptions
+from .interpreter.training import LabelledStates as LabelledStates
+from .models.generation import GenerationSettings as GenerationSettings
+from .models.hidden_states import read_hidden_states as read_hidden_states
+from .models.hidden_states import read_to_folder as read_to_folder
+from .models.layers import hidden_size as hidden_size
+from .models.layers import num_layers as num_layers
+from .models.loading import load_model as load_model
+from .pipeline import run_recipe as run_recipe
+from .run.recipe import Recipe as Recipe
+from .run.recipe import read_recipe as read_recipe
+
+__version__: str

@@ -1,0 +1,100 @@
+"""The settings of stage 3: how one system is trained, if it is, and what all of them share."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from lasa.files.settings import Fraction, Settings
+
+Method = Literal["sft", "kto", "dpo"]
+"""`sft` learns the desirable answers, `kto` and `dpo` also what to avoid."""
+
+Signal = Literal["interpreter", "soft", "label", "sampled", "none"]
+"""`interpreter`: the SSI's decision; `soft`: its probability, as a learned embedding; `label`: the row's own label (an
+oracle); `sampled`: a coin for harmful rows, as in the public code; `none`: never conditioned (surface tuning)."""
+
+
+class SystemSettings(Settings):
+    """One system: how it is trained, if it is, and whether the guard stands before it."""
+
+    method: Method | None = Field(None, description="None leaves the base model as it is")
+    signal: Signal = Field("none", description="What decides that a training row is conditioned")
+    interpreter_layer: Literal["early", "late"] | Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Layer of the interpreter for rows and guard; None is the bottleneck, all else an ablation"
+    )
+    guarded: bool = Field(False, description="Read, decide and condition while generating")
+    learning_rate: float = Field(1e-6, gt=0, le=1, description="Peak rate, reached after the warm-up, then a cosine")
+    beta: float = Field(0.1, gt=0, le=10, description="How tightly KTO and DPO hold to the reference model")
+    steps: int | None = Field(None, ge=1, description="Optimiser steps; None for `epochs` passes")
+    epochs: float = Field(3.0, gt=0, le=1000, description="Passes over the rows")
+    batch_size: int = Field(16, ge=1, le=4096, description="Rows per device and forward pass; KTO needs at least 2")
+    accumulate: int = Field(1, ge=1, le=4096, description="Batches per optimiser step")
+    warmup_steps: int = Field(100, ge=0, description="Steps until the learning rate is reached")
+    max_length: int = Field(512, ge=8, description="Longest row in tokens")
+    answer_weight: float = Field(
+        0.0, ge=0, le=100, description="Weight of the likelihood of desirable answers added to KTO's loss (an anchor)"
+    )
+    consistency: float = Field(0.0, ge=0, le=100, description="Weight of the multi-lingual consistency term; KTO only")
+    wrong_language_refusals: float = Field(
+        0.0, ge=0, le=1, description="Share of harmful rows with a refusal in another language as undesirable answer"
+    )
+    lora_rank: int = Field(0, ge=0, le=1024, description="Rank of a LoRA adapter; 0 trains all weights")
+    four_bit: bool = Field(False, description="Hold the base model in 4 bits under the adapter (QLoRA)")
+    gradient_checkpointing: bool = Field(False, description="Trade time for memory")
+    save_steps: int | None = Field(None, ge=1, description="Steps between checkpoints to go on from after a stop")
+    preferences: str | None = Field(None, description="Source of preferences; the alignment section's by default")
+    sweep: list[dict[str, Any]] = Field(
+        default_factory=list,
+        description="Points, each with other settings than those above; the best on development data is kept",
+    )
+
+    @model_validator(mode="after")
+    def _combinations(self) -> "SystemSettings":
+        if self.signal == "soft" and not self.guarded:
+            raise ValueError("the soft signal is a token in every prompt: set guarded")
+        if self.interpreter_layer is not None and self.method is None:
+            raise ValueError("interpreter_layer needs a method to train with")
+        if self.consistency and self.method != "kto":
+            raise ValueError("the consistency term belongs to the method kto")
+        if self.four_bit and not self.lora_rank:
+            raise ValueError("four_bit trains an adapter on a frozen base: set lora_rank")
+        return self
+
+    @model_validator(mode="after")
+    def _sweep(self) -> "SystemSettings":
+        if not self.sweep:
+            return self
+        if self.method is None:
+            raise ValueError("a sweep needs a method to train with")
+        for override in self.sweep:
+            fixed = {"method", "guarded", "sweep"} & set(override)
+            if fixed:
+                raise ValueError(f"a point of a sweep cannot set {sorted(fixed)[0]!r}; make it another system")
+        try:
+            self.points()
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise ValueError(f"a point of the sweep: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+        return self
+
+    def points(self) -> list["SystemSettings"]:
+        """The system at each point of its sweep."""
+        alone = self.model_dump(exclude={"sweep"})
+        return [SystemSettings.model_validate({**alone, **override}) for override in self.sweep]
+
+
+class AlignmentSettings(Settings):
+    """Stage 3."""
+
+    preferences: str = Field(description="Source of preferences")
+    development: list[str] = Field(
+        default_factory=list, description="Sources of labelled prompts on which sweeps are decided; never a benchmark"
+    )
+    helpfulness_floor: Fraction = Field(0.9, description="Least helpfulness, on development data, of a chosen point")
+    watch_every: int | None = Field(
+        None, ge=1, description="Steps between measurements of helpfulness in training, on benign development prompts"
+    )
+    stop_at_floor: bool = Field(False, description="End a training that crosses the floor, instead of a warning")
+    condition: str | None = Field(None, description="The conditional text; the paper's by default")
+    drift_bound: Fraction = Field(0.02, description="Warn when training changes more of the interpreter's decisions")
+    refit: bool = Field(False, description="Fit temperature and thresholds again on each trained model")

@@ -1,0 +1,253 @@
+"""Stage 3 as a whole: rows on the system's signal, training, and what the training did to the interpreter.
+
+What `lasa run` and `lasa align` share.
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lasa.alignment.callbacks import HelpfulnessFloor
+from lasa.alignment.consistency import Consistency, translations
+from lasa.alignment.processes import ROWS
+from lasa.alignment.rows import TrainingExample, decisions, token_rows, wrong_language_refusals
+from lasa.alignment.settings import AlignmentSettings, SystemSettings
+from lasa.alignment.trainers import Trained, train
+from lasa.conditioning.condition import DEFAULT_CONDITION, condition_ids
+from lasa.conditioning.decision import Policy, decide
+from lasa.data.preferences import Preference
+from lasa.data.prompts import Prompt
+from lasa.errors import ArtifactError, RecipeError
+from lasa.files.artifacts import (
+    disk_errors,
+    fingerprint,
+    model_fingerprint,
+    provenance,
+    read_json,
+    seal_folder,
+    write_json,
+)
+from lasa.interpreter.drift import measure_drift, refit
+from lasa.interpreter.probe import SafetySemanticInterpreter
+from lasa.interpreter.settings import CalibrationOptions
+from lasa.interpreter.training import LabelledStates
+from lasa.models.hidden_states import read_hidden_states
+from lasa.models.loading import load_model
+from lasa.models.perplexity import language_losses, perplexity_drift
+from lasa.models.soft_condition import SOFT_CONDITION, SoftCondition, soft_condition_of
+from lasa.progress import say
+
+STARTED = "training-started.json"
+"""What an unfinished training is of: another one never goes on from its checkpoints."""
+
+
+@dataclass(frozen=True)
+class AlignmentTables:
+    """What stage 3 reads.
+
+    Attributes:
+        preferences: What to learn from.
+        probes: Labelled prompts on which the interpreter's drift is measured, and its thresholds are fitted again.
+        parallel: Parallel prompts, for a consistency term.
+        benign: Benign prompts on which the perplexity is measured before and after.
+        calibration: Benign prompts that join the probes where thresholds are fitted again.
+    """
+
+    preferences: Sequence[Preference]
+    probes: Sequence[Prompt] = ()
+    parallel: Sequence[Prompt] = ()
+    benign: Sequence[Prompt] = ()
+    calibration: Sequence[Prompt] = ()
+
+
+def align_system(
+    model: Any,
+    tokenizer: Any,
+    interpreter: SafetySemanticInterpreter | None,
+    tables: AlignmentTables,
+    system: SystemSettings,
+    section: AlignmentSettings,
+    calibration: CalibrationOptions,
+    folder: Path,
+    *,
+    name: str,
+    base: str,
+    seed: int,
+    floor: HelpfulnessFloor | None = None,
+) -> None:
+    """Train one system and write its folder, which appears when it is complete.
+
+    The folder is a plain Hugging Face checkpoint or a PEFT adapter, with `lasa.json` (what it was trained on),
+    `training.json` (losses, the wrapper class), `drift.json` and `perplexity.json` (what it did to interpreter and
+    model), `interpreter/` where the system has one of its own, and the soft condition.
+
+    Args:
+        model: The base model; it is changed.
+        tokenizer: Its tokenizer.
+        interpreter: The interpreter whose decisions condition the rows and whose drift is measured; None where the
+            signal needs none.
+        tables: What to read.
+        system: Method, signal, strength.
+        section: The condition, the drift that is tolerated, whether the interpreter is fitted again.
+        calibration: What is fitted again.
+        folder: Where the trained model goes.
+        name: Shown with the progress.
+        base: Name of the base model, for people.
+        seed: Of the rows' order and the training.
+        floor: Watches helpfulness while training, or None.
+
+    Raises:
+        LasaError: The preferences or settings cannot be trained on, or the folder cannot be written.
+    """
+    assert system.method is not None
+    drift = _DriftProbe(interpreter, tokenizer, tables.probes, model) if interpreter and tables.probes else None
+    losses = language_losses(model, tokenizer, tables.benign)
+    condition, base_fingerprint = section.condition or DEFAULT_CONDITION, model_fingerprint(model)
+    rows = _rows(model, tokenizer, interpreter, tables.preferences, system, condition, seed)
+    consistency = None
+    if system.consistency:
+        layer = _required(interpreter, "a consistency term").config.read_point.layer
+        consistency = Consistency(system.consistency, layer, translations(tokenizer, tables.parallel))
+    started = {
+        "settings": {**system.model_dump(), "seed": seed},
+        "condition": condition,  # also what a soft condition starts from
+        "consistency": fingerprint(asdict(consistency)) if consistency else None,
+        "rows": fingerprint([asdict(row) for row in rows]),
+        "model": base_fingerprint,
+    }
+    unfinished = _unfinished(folder, started)
+    trained = train(model, tokenizer, rows, system, unfinished, name, consistency, floor, seed)
+    _save(trained, tokenizer, unfinished)
+    if not trained.trainer.is_world_process_zero():
+        return
+    model = load_model(str(unfinished))[0] if trained.sharded else trained.model
+    write_json(
+        unfinished / "lasa.json",
+        provenance(
+            base=base,
+            base_fingerprint="" if system.four_bit else base_fingerprint,  # the interpreter read other weights
+            signal=system.signal,
+            condition=condition,
+            rows=len(rows),
+            conditioned=sum(row.conditioned for row in rows),
+            settings=system.model_dump(),
+        ),
+    )
+    write_json(
+        unfinished / "training.json",
+        {"wrapper": trained.wrapper, "losses": trained.losses, "helpfulness": trained.helpfulness},
+    )
+    if tables.benign:
+        after = language_losses(model, tokenizer, tables.benign)
+        write_json(unfinished / "perplexity.json", perplexity_drift(losses, after))
+    if drift is not None:
+        states = drift.read(model)
+        found = measure_drift(drift.interpreter, drift.before, states, tables.probes, section.drift_bound)
+        write_json(unfinished / "drift.json", found.to_json())
+        say(f"{name}: {found.verdict}")
+        if section.refit:
+            benign = tables.calibration
+            more = LabelledStates(_read(model, tokenizer, drift.interpreter, benign), benign) if benign else None
+            interpreter, _ = refit(drift.interpreter, states, tables.probes, calibration, more)
+    if interpreter is not None and (section.refit or system.interpreter_layer is not None):
+        interpreter.save_pretrained(unfinished / "interpreter")
+    _clean(unfinished)
+    seal_folder(unfinished)
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+
+
+class _DriftProbe:
+    """An interpreter, its probe set, and the base model's states of it, read before the model is changed."""
+
+    def __init__(
+        self, interpreter: SafetySemanticInterpreter, tokenizer: Any, prompts: Sequence[Prompt], model: Any
+    ) -> None:
+        self.interpreter, self.tokenizer, self.prompts = interpreter, tokenizer, prompts
+        self.before = self.read(model)
+
+    def read(self, model: Any) -> Tensor:
+        return _read(model, self.tokenizer, self.interpreter, self.prompts)
+
+
+def _rows(
+    model: Any,
+    tokenizer: Any,
+    interpreter: SafetySemanticInterpreter | None,
+    table: Sequence[Preference],
+    system: SystemSettings,
+    condition: str,
+    seed: int,
+) -> list[TrainingExample]:
+    """Token rows on the system's signal; a soft condition is put onto the model."""
+    preferences = [*table, *wrong_language_refusals(table, system.wrong_language_refusals, seed)]
+    if system.signal == "soft":
+        probe = _required(interpreter, "the signal 'soft'")
+        states = _read(model, tokenizer, probe, [preference.prompt for preference in preferences])
+        soft = SoftCondition.from_tokens(model, tokenizer, condition_ids(tokenizer, condition))
+        conditions = [[soft.token_id(score)] for score in probe.probability(states).tolist()]
+    else:
+
+        def interpret(prompts: Sequence[Prompt]) -> list[bool]:
+            probe = _required(interpreter, "the signal 'interpreter'")
+            scores = probe.probability(_read(model, tokenizer, probe, prompts)).tolist()
+            decided = [decide(probe.config, Policy(), s, p.language) for s, p in zip(scores, prompts, strict=True)]
+            return [decision.action == "condition" for decision in decided]
+
+        flags = decisions(preferences, system.signal, interpret, seed)
+        conditions = [condition_ids(tokenizer, condition) if flagged else [] for flagged in flags]
+    return token_rows(tokenizer, preferences, conditions, seed)
+
+
+def _required(interpreter: SafetySemanticInterpreter | None, what: str) -> SafetySemanticInterpreter:
+    if interpreter is None:
+        raise RecipeError(
+            f"{what} needs an interpreter. Train one first (`lasa train-interpreter`) and give its folder."
+        )
+    return interpreter
+
+
+def _read(model: Any, tokenizer: Any, interpreter: SafetySemanticInterpreter, prompts: Sequence[Prompt]) -> Tensor:
+    point = interpreter.config.read_point
+    return read_hidden_states(model, tokenizer, prompts, [point.layer], point.position)[:, 0]
+
+
+def _unfinished(folder: Path, started: dict[str, Any]) -> Path:
+    """The folder of an unfinished training, with its checkpoints if it was started with all the same."""
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    try:
+        same = read_json(unfinished / STARTED) == started
+    except ArtifactError:
+        same = False
+    if not same and os.environ.get("RANK", "0") == "0":
+        shutil.rmtree(unfinished, ignore_errors=True)
+        write_json(unfinished / STARTED, started)
+    return unfinished
+
+
+def _save(trained: Trained, tokenizer: Any, folder: Path) -> None:
+    """Write what was trained; the trainer knows how to gather a model that is spread over processes."""
+    soft = soft_condition_of(trained.model)
+    main = trained.trainer.is_world_process_zero()
+    with disk_errors(folder):
+        if soft is None:
+            trained.trainer.save_model(str(folder))
+        elif main:
+            weights = {k: v for k, v in trained.model.state_dict().items() if not k.endswith("soft_condition")}
+            trained.model.save_pretrained(folder, state_dict=weights)
+            soft.save(folder / SOFT_CONDITION)
+    if main:
+        tokenizer.save_pretrained(folder)
+
+
+def _clean(folder: Path) -> None:
+    """Remove what the trainer left in the folder of a finished training."""
+    for name in (STARTED, "training_args.bin", "README.md"):
+        (folder / name).unlink(missing_ok=True)
+    for leftover in (folder / ROWS, *folder.glob("checkpoint-*")):
+        shutil.rmtree(leftover, ignore_errors=True)

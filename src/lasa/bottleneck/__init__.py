@@ -1,0 +1,1 @@
+"""Stage 1: the layer whose geometry follows meaning, not language."""

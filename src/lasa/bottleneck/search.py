@@ -1,0 +1,321 @@
+"""Stage 1: the semantic bottleneck, the layer whose geometry follows meaning rather than language.
+
+For every layer, the hidden states of parallel prompts are L2-normalised and two mean silhouettes under the cosine
+distance are taken: S_sem with queries as labels, S_lang with languages as labels. The bottleneck is
+`argmax_l (S_sem(l) - S_lang(l))` (LASA, arXiv 2604.12710, section 3) over the interior layers, 1..L-1.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lasa.bottleneck.geometry import (
+    ParallelIndex,
+    is_defined,
+    language_id_accuracy,
+    parallel_index,
+    retrieval_accuracy,
+    silhouette_samples,
+    silhouettes_without_each_query,
+    similarity_to_language,
+    u_score,
+    unit_vectors,
+)
+from lasa.data.prompts import Prompt, check_parallel
+from lasa.errors import DataError
+from lasa.models.hidden_states import StoredStates
+
+Interval = tuple[float, float]
+
+MINIMAL_PROMINENCE = 0.05
+"""A peak lower than this above the ends of the curve is called flat (silhouette units, which span -1..1)."""
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """What one layer looks like; numbers are None where the layer is undefined (all vectors equal).
+
+    Attributes:
+        layer: Layer index in 0..L.
+        semantic: S_sem, mean silhouette with queries as labels.
+        language: S_lang, mean silhouette with languages as labels.
+        difference: S_sem - S_lang.
+        difference_sd: Its bootstrap standard deviation.
+        semantic_interval: 95 % bootstrap interval of S_sem.
+        language_interval: 95 % bootstrap interval of S_lang.
+        difference_interval: 95 % bootstrap interval of the difference.
+        argmax_probability: Share of bootstrap resamples in which this layer has the largest difference.
+        xsim: Cross-lingual retrieval accuracy: how often the nearest prompt in another language is the translation.
+        language_id_accuracy: Accuracy of a linear language classifier on queries it did not see.
+        u_score: Mean cosine similarity of translations minus that of different queries across languages (OmniGuard).
+        english_similarity: Mean cosine similarity of each language's prompts to their English translation.
+    """
+
+    layer: int
+    semantic: float | None = None
+    language: float | None = None
+    difference: float | None = None
+    difference_sd: float | None = None
+    semantic_interval: Interval | None = None
+    language_interval: Interval | None = None
+    difference_interval: Interval | None = None
+    argmax_probability: float = 0.0
+    xsim: float | None = None
+    language_id_accuracy: float | None = None
+    u_score: float | None = None
+    english_similarity: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Bottleneck:
+    """The outcome of the layer search.
+
+    Attributes:
+        layer: The semantic bottleneck, or None if there is no interior one.
+        argmax_layer: The interior layer with the largest difference, whether or not it deserves the name.
+        num_layers: L.
+        layer_interval: Layers that hold the middle 95 % of the bootstrap distribution of the argmax.
+        verdict: The finding in words.
+        layers: One view per layer read, in order.
+        queries: Number of queries.
+        languages: Languages, each with its number of prompts.
+        without_language: The argmax when one language is left out.
+        controls: The argmax on harmful and on harmless prompts alone, where the labels are known.
+    """
+
+    layer: int | None
+    argmax_layer: int
+    num_layers: int
+    layer_interval: tuple[int, int]
+    verdict: str
+    layers: tuple[LayerView, ...]
+    queries: int
+    languages: dict[str, int]
+    without_language: dict[str, int]
+    controls: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """As written to `bottleneck.json`."""
+        return asdict(self)
+
+
+def find_bottleneck(
+    states: Tensor | StoredStates,
+    layers: Sequence[int],
+    prompts: Sequence[Prompt],
+    num_layers: int,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Bottleneck:
+    """Search for the semantic bottleneck, one layer in memory at a time where the states are stored.
+
+    Args:
+        states: `[prompts, layers, H]` hidden states, or a folder of them.
+        layers: The layer index of each column of `states`.
+        prompts: Parallel prompts: translations share their query id; translations may be missing.
+        num_layers: L of the model.
+        resamples: Bootstrap resamples over queries (the clusters).
+        seed: Of the bootstrap.
+
+    Raises:
+        DataError: The prompts are not parallel, no interior layer was read, or every interior layer is undefined.
+    """
+    check_parallel(prompts)
+    interior = [layer for layer in layers if 0 < layer < num_layers]
+    if not interior:
+        raise DataError(
+            f"None of the layers {list(layers)} is an interior one: this model has {num_layers} blocks, "
+            f"so layers 1 to {num_layers - 1} can be a bottleneck."
+        )
+    index = parallel_index(prompts)
+    without = _language_left_out(prompts, index.codes)
+    controls = _labelled_alone(prompts)
+    measured: dict[int, _Measured] = {}
+    for column, layer in enumerate(layers):
+        unit = unit_vectors(states[:, column] if isinstance(states, Tensor) else states.layer(layer))
+        if is_defined(unit):
+            measured[layer] = _measure(layer, unit, index, without, controls)
+    candidates = [layer for layer in interior if layer in measured]
+    if not candidates:
+        raise DataError("In every interior layer all prompts have the same hidden state; nothing can be told apart.")
+    best = _argmax({layer: measured[layer].difference for layer in candidates})
+    bootstrap = _bootstrap(measured, resamples, seed)
+    columns = [list(measured).index(layer) for layer in candidates]
+    argmaxes = np.array(candidates)[bootstrap[2][:, columns].argmax(1)]
+    interval = (int(np.quantile(argmaxes, 0.025, method="lower")), int(np.quantile(argmaxes, 0.975, method="higher")))
+    views = _with_uncertainty(layers, measured, bootstrap, argmaxes)
+    chosen, verdict = _verdict(views, best, interval, num_layers)
+    return Bottleneck(
+        layer=chosen,
+        argmax_layer=best,
+        num_layers=num_layers,
+        layer_interval=interval,
+        verdict=verdict,
+        layers=views,
+        queries=len(set(index.queries.tolist())),
+        languages={code: sum(p.language == code for p in prompts) for code in index.codes},
+        without_language={
+            code: _argmax({layer: measured[layer].without[code] for layer in candidates}) for code in without
+        },
+        controls={name: _argmax({layer: measured[layer].controls[name] for layer in candidates}) for name in controls},
+    )
+
+
+@dataclass(frozen=True)
+class _Subset:
+    """Some of the prompts, labelled anew."""
+
+    rows: Tensor
+    queries: Tensor
+    languages: Tensor
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What is kept of a layer: its numbers, those without each query `[2, Q]`, and S_sem - S_lang on subsets."""
+
+    view: LayerView
+    difference: float
+    without_query: Tensor
+    without: Mapping[str, float]
+    controls: Mapping[str, float]
+
+
+def _language_left_out(prompts: Sequence[Prompt], codes: Sequence[str]) -> dict[str, _Subset]:
+    subsets = {code: _subset(prompts, [row for row, p in enumerate(prompts) if p.language != code]) for code in codes}
+    return {code: subset for code, subset in subsets.items() if subset}
+
+
+def _labelled_alone(prompts: Sequence[Prompt]) -> dict[str, _Subset]:
+    labels = (("harmful", True), ("harmless", False))
+    subsets = {
+        name: _subset(prompts, [row for row, p in enumerate(prompts) if p.harmful is label]) for name, label in labels
+    }
+    return {name: subset for name, subset in subsets.items() if subset}
+
+
+def _subset(prompts: Sequence[Prompt], rows: Sequence[int]) -> _Subset | None:
+    """The rows as a table of their own; None where they are not parallel."""
+    chosen = [prompts[row] for row in rows]
+    try:
+        check_parallel(chosen)
+    except DataError:
+        return None
+    index = parallel_index(chosen)
+    return _Subset(torch.tensor(rows), index.queries, index.languages)
+
+
+def _measure(
+    layer: int, unit: Tensor, index: ParallelIndex, without: Mapping[str, _Subset], controls: Mapping[str, _Subset]
+) -> _Measured:
+    s_sem, s_lang = (float(silhouette_samples(unit, labels).mean()) for labels in (index.queries, index.languages))
+    view = LayerView(
+        layer=layer,
+        semantic=s_sem,
+        language=s_lang,
+        difference=s_sem - s_lang,
+        xsim=retrieval_accuracy(unit, index),
+        language_id_accuracy=language_id_accuracy(unit, index),
+        u_score=u_score(unit, index),
+        english_similarity=similarity_to_language(unit, index, "en"),
+    )
+    return _Measured(
+        view,
+        s_sem - s_lang,
+        torch.stack(silhouettes_without_each_query(unit, index)),
+        {name: _difference_on(unit, subset) for name, subset in without.items()},
+        {name: _difference_on(unit, subset) for name, subset in controls.items()},
+    )
+
+
+def _difference_on(unit: Tensor, subset: _Subset) -> float:
+    part = unit[subset.rows]
+    return float((silhouette_samples(part, subset.queries) - silhouette_samples(part, subset.languages)).mean())
+
+
+def _argmax(values: Mapping[int, float]) -> int:
+    """The layer with the largest value, the first of equals."""
+    return max(values, key=lambda layer: values[layer])
+
+
+def _bootstrap(measured: Mapping[int, _Measured], resamples: int, seed: int) -> NDArray[np.float64]:
+    """`[3, resamples, layers]`: S_sem, S_lang and their difference, with queries resampled as clusters.
+
+    What is resampled are the jackknife's pseudo-values, one per query: they hold what a query does to the silhouettes
+    of the others, and a query that is drawn twice does not become its own nearest neighbour.
+    """
+    points = np.array([[m.view.semantic, m.view.language] for m in measured.values()]).T  # [2, layers]
+    without = np.stack([m.without_query.numpy() for m in measured.values()], axis=-1)  # [2, Q, layers]
+    count = without.shape[1]
+    scale = math.sqrt(count * (count - 1))  # the deviation of the resamples is then the jackknife's
+    deviations = scale * (without.mean(axis=1, keepdims=True) - without)
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples) / count
+    semantic, language = points[:, None] + draws @ deviations
+    return np.stack([semantic, language, semantic - language])
+
+
+def _with_uncertainty(
+    layers: Sequence[int],
+    measured: Mapping[int, _Measured],
+    bootstrap: NDArray[np.float64],
+    argmaxes: NDArray[np.int64],
+) -> tuple[LayerView, ...]:
+    lows, highs = np.quantile(bootstrap, (0.025, 0.975), axis=1).tolist()
+    deviations = bootstrap[2].std(axis=0, ddof=1).tolist()
+    views = {layer: LayerView(layer) for layer in layers}
+    for column, (layer, found) in enumerate(measured.items()):
+        intervals = [(low[column], high[column]) for low, high in zip(lows, highs, strict=True)]
+        views[layer] = replace(
+            found.view,
+            difference_sd=deviations[column],
+            semantic_interval=intervals[0],
+            language_interval=intervals[1],
+            difference_interval=intervals[2],
+            argmax_probability=float((argmaxes == layer).mean()),
+        )
+    return tuple(views.values())
+
+
+def _verdict(
+    views: Sequence[LayerView], best: int, interval: tuple[int, int], num_layers: int
+) -> tuple[int | None, str]:
+    """The bottleneck and the finding in words; None where the curve has no interior peak worth the name."""
+    by_layer = {view.layer: view for view in views if view.difference is not None and view.layer > 0}
+    peak = by_layer[best]
+    assert peak.difference is not None and peak.semantic is not None
+    first, last = min(by_layer), max(by_layer)
+    ends = [by_layer[end].difference or 0.0 for end in (first, last) if end != best]
+    highest = max(by_layer, key=lambda layer: by_layer[layer].difference or 0.0)
+    prominence = peak.difference - max(ends) if ends else 0.0
+    if highest in (1, num_layers) or best in (first, last):
+        return None, (
+            f"No interior bottleneck: S_sem - S_lang is largest at layer {highest}, an end of the stack. "
+            "Meaning never separates from language in the middle of this model."
+        )
+    if prominence < MINIMAL_PROMINENCE:
+        return None, (
+            f"No interior bottleneck: the curve is flat. Layer {best} has the largest S_sem - S_lang, but only "
+            f"{prominence:.3f} above an end of the stack (at least {MINIMAL_PROMINENCE} is needed)."
+        )
+    if interval[0] <= 1 or interval[1] >= num_layers - 1 > 2:
+        return None, (
+            f"No interior bottleneck can be named: the largest S_sem - S_lang is at layer {best}, but the 95 % "
+            f"interval of the layer, {interval[0]} to {interval[1]}, reaches an end of the stack. Use more queries."
+        )
+    if peak.semantic <= 0:
+        return None, (
+            f"No interior bottleneck: even at layer {best}, where S_sem - S_lang is largest, translations do not "
+            f"cluster by meaning (S_sem = {peak.semantic:.2f})."
+        )
+    spread = f"layer {best}" if interval[0] == interval[1] else f"layers {interval[0]} to {interval[1]}"
+    return best, (
+        f"The semantic bottleneck is layer {best} of {num_layers} ({best / num_layers:.0%} of the depth): "
+        f"S_sem - S_lang = {peak.difference:.2f}, {prominence:.2f} above the ends; 95 % interval: {spread}."
+    )

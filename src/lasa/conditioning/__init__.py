@@ -1,0 +1,1 @@
+"""Score, decision, condition: what training and inference share."""

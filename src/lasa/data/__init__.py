@@ -1,0 +1,1 @@
+"""Prompts and preferences, from files, corpora and the embedded world."""

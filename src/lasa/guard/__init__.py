@@ -1,0 +1,1 @@
+"""Stage 4: read, decide, condition, go on, in one pass."""

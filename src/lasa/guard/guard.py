@@ -1,0 +1,101 @@
+"""Stage 4: guarded generation in one pass. Read while the prompt is prefilled, decide, condition, go on.
+
+The hidden state of the read point is observed inside the model's own prefill; flagged rows then begin with the
+condition's tokens, on the same KV cache, in the same batch. A caller's prefill comes after the condition, and is read
+as well. Answers may be read again while they are written.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lasa.data.prompts import Message
+from lasa.guard.model import GuardedModel
+from lasa.guard.reading import BatchReading
+from lasa.guard.row import GuardedAnswer, GuardedRow
+from lasa.models.generation import GenerationSettings, GrowingAnswer, generate
+from lasa.models.layers import observe_layers
+from lasa.models.thinking import hidden_columns
+
+
+class Guard(GuardedModel):
+    """A model that is read while it answers, in one pass over a batch, and conditioned on what was read."""
+
+    def generate(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        settings: GenerationSettings | None = None,
+        *,
+        languages: Sequence[str | None] | None = None,
+        prefills: Sequence[str] | None = None,
+        streamer: Any = None,
+    ) -> list[GuardedAnswer]:
+        """Answer conversations, each on its own decision, in one batch.
+
+        Args:
+            conversations: Each ends in a user's or tool's message.
+            settings: Length and sampling.
+            languages: The users' languages where known, for thresholds and refusals in that language; identified
+                where they are needed and not given.
+            prefills: Text each assistant turn must begin with; it never displaces the condition, and is read too.
+            streamer: A transformers streamer; it also sees condition and prefill tokens.
+
+        Raises:
+            GuardError: The prompt was not read; nothing is answered then.
+            DataError: A conversation cannot be rendered or is too long.
+        """
+        settings = settings or GenerationSettings()
+        count = len(conversations)
+        asked = zip(conversations, languages or [None] * count, prefills or [""] * count, strict=True)
+        questions = [self.question(messages, language, prefill) for messages, language, prefill in asked]
+        if not questions:
+            return []
+        reading = BatchReading(self, questions)
+        rows: list[GuardedRow] = []
+
+        def open_rows() -> list[GrowingAnswer]:
+            decisions = reading.decisions()
+            rows.extend(GuardedRow(self, q, d, settings) for q, d in zip(questions, decisions, strict=True))
+            return [row.state for row in rows]
+
+        def observe(layer: int, states: Tensor) -> None:
+            if reading.scores is None:
+                reading.observe(layer, states)
+            else:
+                self.reread(rows, states)
+
+        width = max(len(q.rendered.token_ids) for q in questions)
+        columns = (width - len(self.thinking_tail), width)
+        with (
+            observe_layers(self.model, [self.layer], observe),
+            hidden_columns(self.model, *columns, lambda: [i for i, row in enumerate(rows) if row.conditioned]),
+        ):
+            generate(
+                self.model,
+                self.tokenizer,
+                [q.rendered.token_ids for q in questions],
+                settings,
+                open_rows,
+                longest_forced=max(self.longest_forced(q.prefill_ids) for q in questions),
+                streamer=streamer,
+            )
+        reading.decisions()  # raises if the prompt was never read
+        return [row.outcome() for row in rows]
+
+    def reread(self, rows: Sequence[GuardedRow], states: Tensor) -> None:
+        """Score the newest token of the answers that are due, and end those at or above the threshold.
+
+        Args:
+            rows: The batch's rows.
+            states: What was observed in a decoding step, `[rows, 1, H]`.
+        """
+        if not self.policy.reread_every:
+            return
+        due = [index for index, row in enumerate(rows) if row.due]
+        if due:
+            with torch.inference_mode():
+                scores = self.interpreter.probability(states[due, -1]).tolist()
+            for index, score in zip(due, scores, strict=True):
+                rows[index].judge(self.decision(rows[index].question, score))

@@ -1,0 +1,182 @@
+"""A model with its interpreter and a policy: what is read, what is decided, and what is put before an answer."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from lasa.conditioning.condition import condition_ids
+from lasa.conditioning.decision import Decision, Policy, decide
+from lasa.data.language_id import identify_language
+from lasa.data.prompts import Message, Prompt
+from lasa.errors import DataError, LasaError
+from lasa.guard.refusals import refusal_message
+from lasa.guard.turns import TurnDecision, score_turns
+from lasa.interpreter.probe import SafetySemanticInterpreter
+from lasa.models.generation import Generated, terminators
+from lasa.models.hidden_states import check_readable, read_hidden_states
+from lasa.models.layers import context_length
+from lasa.models.rendering import Rendered, check_tokenizer, defuse, render
+from lasa.models.soft_condition import soft_condition_of
+from lasa.models.thinking import thinking_openers, thinking_tail
+
+
+@dataclass(frozen=True)
+class Question:
+    """A conversation that is ready to be read and answered; made by `GuardedModel.question`.
+
+    Attributes:
+        messages: The conversation.
+        rendered: Its tokens.
+        prefill: Text that the answer must begin with.
+        prefill_ids: Its tokens.
+        language: The user's language as the caller knows it, or None.
+    """
+
+    messages: tuple[Message, ...]
+    rendered: Rendered
+    prefill: str
+    prefill_ids: list[int]
+    language: str | None
+
+
+class GuardedModel:
+    """A model that can be read and conditioned, one question at a time.
+
+    Args:
+        model: The model to serve: the base, or one aligned on top of it.
+        tokenizer: Its tokenizer.
+        interpreter: The interpreter of that base.
+        policy: What to do with each band of scores.
+
+    Raises:
+        GuardError: The model's layers cannot be observed.
+        ArtifactError: The interpreter does not fit the model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        interpreter: SafetySemanticInterpreter,
+        policy: Policy | None = None,
+    ) -> None:
+        check_tokenizer(tokenizer)
+        interpreter.check_fits(model, tokenizer, fingerprint=False)
+        check_readable(model)
+        self.model, self.tokenizer, self.interpreter = model.eval(), tokenizer, interpreter.eval()
+        self.policy = policy or Policy()
+        self.condition = condition_ids(tokenizer, self.policy.condition)
+        self.soft = soft_condition_of(model)
+        self.context = context_length(model)
+        self.ends = terminators(model, tokenizer)
+        self.thinking_tail = thinking_tail(tokenizer)
+        self.thinking_openers = thinking_openers(tokenizer)
+
+    @property
+    def layer(self) -> int:
+        """The layer that is read."""
+        return self.interpreter.config.read_point.layer
+
+    def decide(
+        self, conversations: Sequence[Sequence[Message]], languages: Sequence[str | None] | None = None
+    ) -> list[Decision]:
+        """The decisions alone, without an answer (detector use)."""
+        languages = languages or [None] * len(conversations)
+        questions = [self.question(*one) for one in zip(conversations, languages, strict=True)]
+        scores = self._read([q.messages for q in questions])
+        return [self.decision(q, score) for q, score in zip(questions, scores, strict=True)]
+
+    def score_turns(self, messages: Sequence[Message], language: str | None = None) -> list[TurnDecision]:
+        """The decision at every point of a conversation at which the assistant was to speak, the last one included.
+
+        Args:
+            messages: The conversation.
+            language: The user's language where known; identified where thresholds depend on it.
+
+        Raises:
+            DataError: There is no user message, or the conversation cannot be rendered or is too long.
+        """
+        if language is None and self.interpreter.config.language_thresholds:
+            language = self.language(messages)
+        return score_turns(self.model, self.tokenizer, self.interpreter, messages, self.policy, language)
+
+    def question(self, messages: Sequence[Message], language: str | None = None, prefill: str = "") -> Question:
+        """Render a conversation and make sure that all of it can be read and answered.
+
+        Raises:
+            DataError: The conversation cannot be rendered, does not fit the model with the condition, or ends in a
+                tool's result that this interpreter's read point does not see.
+        """
+        position = self.interpreter.config.read_point.position
+        if position != "last" and messages and messages[-1]["role"] != "user":
+            raise DataError(
+                f"This interpreter reads at {position!r}, which does not see the {messages[-1]['role']} message at the "
+                "end of the conversation. Use an interpreter that reads at 'last'."
+            )
+        prefill_ids = self.tokenizer(defuse(self.tokenizer, prefill), add_special_tokens=False)["input_ids"]
+        question = Question(tuple(messages), render(self.tokenizer, messages), prefill, prefill_ids, language)
+        used = len(question.rendered.token_ids) + self.longest_forced(prefill_ids)
+        if self.context is not None and used >= self.context:
+            raise DataError(
+                f"The conversation takes {used} tokens with what the guard may add, the model's context is "
+                f"{self.context}. Shorten the conversation."
+            )
+        return question
+
+    def condition_for(self, decision: Decision) -> list[int]:
+        """Token ids of the condition that an answer on this decision begins with; empty where there is none."""
+        if self.soft is not None:
+            return [self.soft.token_id(0.0 if decision.action == "log" else decision.score)]
+        return self.condition if decision.action == "condition" else []
+
+    def longest_forced(self, prefill_ids: Sequence[int]) -> int:
+        """An upper bound of the tokens that are forced into a row, the caller's prefill included."""
+        conditions = 2 if self.thinking_tail or self.thinking_openers else 1
+        return conditions * len(self.condition) + len(self.thinking_tail) + len(prefill_ids)
+
+    def prefill_scores(self, questions: Sequence[Question]) -> list[float | None]:
+        """Scores of the conversations with the caller's prefill as part of the user's words; None without prefill."""
+        prefilled = [q for q in questions if q.prefill.strip()]
+        scores = iter(self._read([_with_prefill(q) for q in prefilled]) if prefilled else [])
+        return [next(scores) if q.prefill.strip() else None for q in questions]
+
+    def language(self, messages: Sequence[Message]) -> str | None:
+        """The user's language as identified from the last user message, or None."""
+        text = next(m["content"] for m in reversed(messages) if m["role"] == "user")
+        try:
+            return identify_language(text[:2000])
+        except LasaError:  # lingua is not installed
+            return None
+
+    def refusal(self, question: Question) -> Generated:
+        """The fixed refusal in the user's language."""
+        text = refusal_message(question.language or self.language(question.messages))
+        return Generated(self.tokenizer(text, add_special_tokens=False)["input_ids"], text, "stop")
+
+    def decision(self, question: Question, score: float, prefill_score: float | None = None) -> Decision:
+        """The decision on a question's score; the caller's prefill, where it was read, can only make it stricter."""
+        config = self.interpreter.config
+        language = question.language
+        if language is None and config.language_thresholds:
+            language = self.language(question.messages)
+        if prefill_score is not None and not math.isnan(score) and not prefill_score <= score:
+            decision = decide(config, self.policy, prefill_score, language)
+            return replace(decision, reason=f"{decision.reason} (read with the caller's prefill)")
+        return decide(config, self.policy, score, language)
+
+    def _read(self, conversations: Sequence[tuple[Message, ...]]) -> list[float]:
+        prompts = [Prompt(str(row), "en", messages) for row, messages in enumerate(conversations)]
+        position = self.interpreter.config.read_point.position
+        states = read_hidden_states(self.model, self.tokenizer, prompts, [self.layer], position)[:, 0]
+        scores: list[float] = self.interpreter.probability(states).tolist()
+        return scores
+
+
+def _with_prefill(question: Question) -> tuple[Message, ...]:
+    messages = list(question.messages)
+    last = max(index for index, message in enumerate(messages) if message["role"] == "user")
+    messages[last] = {**messages[last], "content": f"{messages[last]['content']}\n{question.prefill}"}
+    return tuple(messages)

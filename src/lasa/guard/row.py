@@ -1,0 +1,100 @@
+"""One row of a guarded batch: what was asked, what was decided, and its answer while it is written.
+
+Whole batches (`lasa.guard.guard`) and rows that come and go (`lasa.serving.batch`) are made of these.
+"""
+
+from dataclasses import dataclass, replace
+
+from lasa.conditioning.condition import place_condition
+from lasa.conditioning.decision import Decision
+from lasa.guard.model import GuardedModel, Question
+from lasa.models.generation import Generated, GenerationSettings, GrowingAnswer
+
+
+@dataclass(frozen=True)
+class GuardedAnswer:
+    """A guarded answer.
+
+    Attributes:
+        answer: What the caller gets; never contains the condition.
+        decision: Why.
+        stopped: The decision on the answer itself, where reading it again ended it.
+    """
+
+    answer: Generated
+    decision: Decision
+    stopped: Decision | None = None
+
+
+class GuardedRow:
+    """One question while it is answered on its decision.
+
+    Args:
+        guard: The guard.
+        question: The question.
+        decision: The decision on it.
+        settings: Length and stop texts of the answer.
+        keep_text: Keep the state's text up to date, for streaming.
+    """
+
+    def __init__(
+        self,
+        guard: GuardedModel,
+        question: Question,
+        decision: Decision,
+        settings: GenerationSettings,
+        *,
+        keep_text: bool = False,
+    ) -> None:
+        self.guard, self.question, self.decision = guard, question, decision
+        self.stopped: Decision | None = None
+        condition, tail = guard.condition_for(decision), guard.thinking_tail
+        self.conditioned = bool(condition)
+        forced = list(question.prefill_ids)
+        if self.conditioned:
+            forced = [*place_condition(tail, condition, tail), *forced]
+        limit = settings.max_new_tokens
+        if guard.context is not None:
+            limit = min(
+                limit, guard.context - len(question.rendered.token_ids) - guard.longest_forced(question.prefill_ids)
+            )
+        self.state = GrowingAnswer(
+            guard.tokenizer,
+            guard.ends,
+            0 if decision.action == "refuse" else limit,
+            settings.stop,
+            forced,
+            inserted=condition if self.conditioned and not tail else (),
+            insert_after=guard.thinking_openers,
+            keep_text=keep_text,
+        )
+
+    @property
+    def watched(self) -> bool:
+        """Whether the answer is read again while it is written."""
+        policy = self.guard.policy
+        acts = policy.harmful in ("condition", "refuse")
+        return policy.reread_every > 0 and acts and self.decision.action in ("off", "log")
+
+    @property
+    def due(self) -> bool:
+        """Whether the answer is to be read again at its newest token."""
+        written = len(self.state.token_ids)
+        at_step = self.watched and written > 0 and written % self.guard.policy.reread_every == 0
+        return at_step and self.state.finish_reason is None
+
+    def judge(self, decision: Decision) -> None:
+        """End the answer if the decision on what was written says so."""
+        if decision.band == "harmful":
+            reason = f"after {len(self.state.token_ids)} tokens of the answer, {decision.reason}"
+            self.stopped = replace(decision, action="refuse", reason=reason)
+            self.state.finish("content_filter")
+
+    def outcome(self) -> GuardedAnswer:
+        """The answer, or the refusal in its stead."""
+        if self.stopped:
+            refusal = replace(self.guard.refusal(self.question), finish_reason="content_filter")
+            return GuardedAnswer(refusal, self.decision, self.stopped)
+        if self.decision.action == "refuse":
+            return GuardedAnswer(self.guard.refusal(self.question), self.decision)
+        return GuardedAnswer(self.state.generated(), self.decision)

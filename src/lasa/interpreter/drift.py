@@ -1,0 +1,142 @@
+"""How far an interpreter's scores and decisions shift when its base model has been aligned.
+
+Alignment moves the hidden states that the interpreter reads. The shift is measured on a fixed probe set that both
+models read; temperature and thresholds can be fitted again on the aligned model, the weights stay.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from lasa.data.prompts import Prompt
+from lasa.errors import DataError
+from lasa.interpreter.calibration import Calibration, calibrate
+from lasa.interpreter.evaluation import decisions_on
+from lasa.interpreter.probe import SafetySemanticInterpreter
+from lasa.interpreter.settings import CalibrationOptions
+from lasa.interpreter.training import LabelledStates
+from lasa.statistics import Rate, cluster_rate
+
+DRIFT_BOUND = 0.02
+"""Share of changed decisions above which a warning is given, unless another is asked for."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What alignment changed for the interpreter.
+
+    Attributes:
+        prompts: Size of the probe set.
+        mean_shift: Mean absolute difference of the probabilities.
+        largest_shift: The largest one.
+        rank_correlation: Spearman's correlation of the scores before and after; None where one side is constant.
+        changed: Share of decisions that changed, with its interval over queries.
+        newly_flagged: Prompts flagged on the aligned model only.
+        newly_passed: Prompts flagged on the base only.
+        bound: The stated bound on `changed`.
+    """
+
+    prompts: int
+    mean_shift: float
+    largest_shift: float
+    rank_correlation: float | None
+    changed: Rate
+    newly_flagged: int
+    newly_passed: int
+    bound: float
+
+    @property
+    def exceeded(self) -> bool:
+        """Whether more decisions changed than the bound allows."""
+        return self.changed.value is not None and self.changed.value > self.bound
+
+    @property
+    def verdict(self) -> str:
+        """What was found, as a sentence; a warning where the bound is exceeded."""
+        found = (
+            f"{self.newly_flagged + self.newly_passed} of {self.prompts} decisions changed ({self.newly_flagged} newly "
+            f"flagged, {self.newly_passed} newly passed); probabilities moved by {self.mean_shift:.3f} on average"
+        )
+        if not self.exceeded:
+            return f"{found}. Within the bound of {self.bound:.1%}."
+        return (
+            f"Warning: {found}. That is above the bound of {self.bound:.1%}: fit the thresholds again on the aligned "
+            "model, or train the interpreter on it."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The drift with its verdict, as stored in `drift.json`."""
+        return {**asdict(self), "exceeded": self.exceeded, "verdict": self.verdict}
+
+
+def measure_drift(
+    interpreter: SafetySemanticInterpreter,
+    base_states: Tensor,
+    aligned_states: Tensor,
+    prompts: Sequence[Prompt],
+    bound: float = DRIFT_BOUND,
+) -> Drift:
+    """Compare the interpreter's scores and decisions on two models' states of the same prompts.
+
+    Args:
+        interpreter: The interpreter of the base model.
+        base_states: `[prompts, H]`, read on the base model at the interpreter's read point.
+        aligned_states: The same, read on the aligned model.
+        prompts: The probe set.
+        bound: Share of changed decisions that is tolerated.
+
+    Raises:
+        DataError: The probe set is empty.
+    """
+    if not prompts:
+        raise DataError("Drift needs a probe set of at least one prompt.")
+    before, after = (interpreter.probability(states).double().cpu().numpy() for states in (base_states, aligned_states))
+    was, now = (np.array(decisions_on(interpreter, states, prompts)) for states in (base_states, aligned_states))
+    constant = np.ptp(before) == 0 or np.ptp(after) == 0
+    return Drift(
+        prompts=len(prompts),
+        mean_shift=float(np.abs(after - before).mean()),
+        largest_shift=float(np.abs(after - before).max()),
+        rank_correlation=None if constant else float(spearmanr(before, after).statistic),
+        changed=cluster_rate(was != now, [(p.source, p.query_id) for p in prompts]),
+        newly_flagged=int((now & ~was).sum()),
+        newly_passed=int((was & ~now).sum()),
+        bound=bound,
+    )
+
+
+def refit(
+    interpreter: SafetySemanticInterpreter,
+    aligned_states: Tensor,
+    prompts: Sequence[Prompt],
+    options: CalibrationOptions,
+    more_benign: LabelledStates | None = None,
+) -> tuple[SafetySemanticInterpreter, Calibration]:
+    """A copy of the interpreter with temperature and thresholds fitted on the aligned model.
+
+    Args:
+        interpreter: The interpreter of the base model.
+        aligned_states: `[prompts, H]`, read on the aligned model.
+        prompts: Labelled prompts that nothing is evaluated on afterwards.
+        options: What to fit.
+        more_benign: Benign rows, read on the aligned model, that join the prompts for thresholds with a target.
+
+    Raises:
+        DataError: The prompts lack a label or one of the two labels.
+    """
+    if {p.harmful for p in prompts} != {True, False}:
+        raise DataError(
+            "Fitting temperature and thresholds again needs prompts that are all labelled, some harmful and some "
+            "benign. Give such a file, or measure the drift alone."
+        )
+    refitted = copy.deepcopy(interpreter)
+    with torch.no_grad():
+        calibrated = calibrate(refitted, LabelledStates(aligned_states, prompts), options, more_benign)
+    refitted.config = calibrated.config
+    return refitted, calibrated

@@ -1,0 +1,66 @@
+"""The settings of stage 2: how an interpreter is trained and calibrated, on what, and how it is measured."""
+
+from typing import Literal, get_args
+
+from pydantic import Field, model_validator
+
+from lasa.data.perturbations import Perturbation
+from lasa.files.settings import Fraction, Settings
+
+
+class TrainingOptions(Settings):
+    """How the interpreter is trained; the defaults are the paper's where it states them."""
+
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="AdamW's learning rate")
+    weight_decay: float = Field(1e-4, ge=0, le=1, description="AdamW's weight decay")
+    epochs: int = Field(20, ge=1, le=1000, description="At most this many passes over the training data")
+    patience: int = Field(4, ge=1, description="Stop after this many epochs without a better development loss")
+    batch_size: int = Field(128, ge=1, description="Rows per step")
+    noise: float = Field(0.0, ge=0, le=5, description="Gaussian input noise, in standard deviations of each feature")
+    seeds: int = Field(3, ge=1, le=50, description="Independent trainings; the best on development data is used")
+
+
+class CalibrationOptions(Settings):
+    """What is fitted on development data besides the temperature."""
+
+    false_refusals: Fraction | None = Field(
+        None, description="Target share of flagged benign prompts; without it the best balanced accuracy"
+    )
+    per_language: bool = Field(
+        False,
+        description="With false_refusals: a threshold for each language with enough benign prompts to bound the rate",
+    )
+    controversial_misses: Fraction | None = Field(
+        None, description="Target share of harmful prompts below the controversial band; without it no band"
+    )
+
+
+class InterpreterSettings(TrainingOptions, CalibrationOptions):
+    """Stage 2."""
+
+    train: list[str] = Field(min_length=1, description="Sources of labelled prompts, seen languages are used")
+    development: list[str] = Field(
+        default_factory=list, description="Sources for early stopping and thresholds; empty splits off a share"
+    )
+    development_share: Fraction = 0.2
+    calibration: list[str] = Field(
+        default_factory=list,
+        description="Sources of more benign prompts for thresholds, in any language; never trained on",
+    )
+    kind: Literal["mlp", "linear"] = Field("mlp", description="A hidden layer, or none")
+    hidden: int = Field(256, ge=1, le=8192, description="Hidden units, at most; never over 0.2 % of the base model")
+    perturbed_copies: list[Perturbation] = Field(
+        default_factory=list, description="Train on copies of the training prompts that are changed in these ways, too"
+    )
+    perturbations: list[Perturbation] = Field(
+        default_factory=lambda: list(get_args(Perturbation)), description="Changes to measure the headline benchmark on"
+    )
+    all_layers: bool = Field(False, description="Measure an interpreter at every layer, for information only")
+    early_layer: int = Field(1, ge=0, description="Layer of the control interpreter")
+    allow_leaks: bool = Field(False, description="Evaluate in spite of training queries in the benchmarks")
+
+    @model_validator(mode="after")
+    def _thresholds(self) -> "InterpreterSettings":
+        if (self.per_language or self.calibration) and self.false_refusals is None:
+            raise ValueError("per_language and calibration need a target: set false_refusals")
+        return self

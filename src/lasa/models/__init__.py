@@ -1,0 +1,1 @@
+"""Any Hugging Face causal LM: loaded, rendered, read, and generating."""

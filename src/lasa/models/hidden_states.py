@@ -1,0 +1,330 @@
+"""Read hidden states: chosen layers at a chosen token position, in one forward pass, streamed to disk if asked.
+
+This is the one reader: the layer search, the interpreter, alignment and (through `pool_tokens`) the guard use it.
+Batches are padded on the right, so under causal attention no padding can ever influence a position that is read.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from lasa.data.prompts import Prompt
+from lasa.errors import ArtifactError, DataError, ModelError
+from lasa.files.artifacts import (
+    check_file,
+    file_hash,
+    model_fingerprint,
+    read_sealed,
+    read_tensors,
+    write_sealed,
+    write_tensors,
+)
+from lasa.models.layers import check_layer, context_length, forward_to_layers, hidden_size, input_device
+from lasa.models.rendering import Rendered, check_tokenizer, render, template_fingerprint
+from lasa.progress import progress, say
+
+Position = Literal["last", "last_user", "mean_user"]
+"""Last token of the rendered prompt; last token of the last user message; mean over the last user message."""
+
+DEFAULT_TOKEN_BUDGET = 8192
+SHARD_ROWS = 1024
+"""Prompts whose states are held in memory at a time; lengths are sorted within as many."""
+
+
+@dataclass(frozen=True)
+class ReadPoint:
+    """Where a hidden state is read; it travels with every artefact made from such states.
+
+    Attributes:
+        layer: Layer index in 0..L (see `lasa.models.layers`).
+        position: Token position.
+        template: Fingerprint of the chat rendering.
+    """
+
+    layer: int
+    position: Position
+    template: str
+
+
+def token_range(rendered: Rendered, position: Position) -> tuple[int, int]:
+    """The tokens to average over for a position: `[start, end)` in the unpadded prompt."""
+    length = len(rendered.token_ids)
+    if position == "last":
+        return length - 1, length
+    start, end = rendered.user_span
+    return (end - 1, end) if position == "last_user" else (start, end)
+
+
+def pool_tokens(states: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
+    """Mean hidden state over one token range per row.
+
+    Args:
+        states: `[batch, time, H]`.
+        ranges: `[start, end)` per row, in positions of `states` (padding counted).
+
+    Returns:
+        `[batch, H]`; for ranges of one token exactly that token's state.
+    """
+    starts = torch.tensor([start for start, _ in ranges], device=states.device)
+    if all(end - start == 1 for start, end in ranges):
+        return states[torch.arange(len(ranges), device=states.device), starts]
+    ends = torch.tensor([end for _, end in ranges], device=states.device)
+    times = torch.arange(states.shape[1], device=states.device)
+    inside = (times >= starts[:, None]) & (times < ends[:, None])
+    total = torch.einsum("bt,bth->bh", inside.float(), states.float())
+    return (total / (ends - starts)[:, None]).to(states.dtype)
+
+
+def read_hidden_states(
+    model: nn.Module,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    layers: Sequence[int],
+    position: Position = "last",
+    *,
+    token_budget: int = DEFAULT_TOKEN_BUDGET,
+) -> Tensor:
+    """Hidden states of all prompts, in memory.
+
+    Args:
+        model: Any decoder-only Hugging Face model.
+        tokenizer: Its fast tokenizer, with a chat template.
+        prompts: What to read, in the order of the result.
+        layers: Layer indices in 0..L; the model stops after the deepest.
+        position: Token position.
+        token_budget: Tokens of one batch, padding counted; halved when memory runs out.
+
+    Returns:
+        `[prompts, layers, H]` float32 on the CPU.
+
+    Raises:
+        ModelError: No chat template, no such layer, or an architecture that cannot be read.
+        DataError: A prompt that cannot be rendered, or is longer than the model's context.
+    """
+    states = torch.empty(len(prompts), len(layers), hidden_size(model))
+    with progress("Reading hidden states", len(prompts), "prompts") as advance:
+        for rows, values in _read_batches(model, tokenizer, prompts, layers, position, token_budget):
+            states[rows] = values.float()
+            advance(len(rows))
+    return states
+
+
+def read_to_folder(
+    model: nn.Module,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    layers: Sequence[int],
+    folder: Path,
+    position: Position = "last",
+    *,
+    token_budget: int = DEFAULT_TOKEN_BUDGET,
+) -> "StoredStates":
+    """Hidden states streamed to safetensors shards; memory does not grow with the number of prompts.
+
+    An interrupted read goes on after the last complete shard. A second read of the same prompts, by the same model
+    at the same read point, comes from the folder. Anything else found in the folder is an error.
+
+    Raises:
+        ArtifactError: The folder holds states of other prompts, another model or another read point.
+    """
+    description = {
+        "schema": 1,
+        "layers": list(layers),
+        "position": position,
+        "template": template_fingerprint(tokenizer),
+        "model": model_fingerprint(model),
+        "prompts": _prompts_fingerprint(prompts),
+        "rows": len(prompts),
+        "hidden_size": hidden_size(model),
+        "shard_rows": SHARD_ROWS,
+    }
+    manifest_path = folder / "manifest.json"
+    shards: list[dict[str, Any]] = []
+    if manifest_path.exists():
+        found = read_sealed(manifest_path)
+        differing = [key for key, value in description.items() if found.get(key) != value]
+        if differing:
+            raise ArtifactError(
+                f"{folder} holds hidden states that differ in: {', '.join(differing)}. "
+                "Choose another folder, or remove this one to read again."
+            )
+        shards = found["shards"]
+        _check_shards(folder, shards)
+    folder.mkdir(parents=True, exist_ok=True)
+    with progress("Reading hidden states", len(prompts), "prompts") as advance:
+        advance(sum(shard["rows"] for shard in shards))
+        for start in range(len(shards) * SHARD_ROWS, len(prompts), SHARD_ROWS):
+            window = prompts[start : start + SHARD_ROWS]
+            states: Tensor | None = None
+            for rows, values in _read_batches(model, tokenizer, window, layers, position, token_budget):
+                if states is None:
+                    states = torch.empty(len(window), *values.shape[1:], dtype=values.dtype)
+                states[rows] = values
+                advance(len(rows))
+            assert states is not None
+            name = f"states-{len(shards):05d}.safetensors"
+            write_tensors(folder / name, {"states": states})
+            shards.append({"file": name, "rows": len(window), "sha256": file_hash(folder / name)})
+            write_sealed(manifest_path, {**description, "shards": shards})
+    return StoredStates(folder)
+
+
+class StoredStates:
+    """Hidden states in a folder written by `read_to_folder`, verified when opened.
+
+    Raises:
+        ArtifactError: The manifest or a shard is missing, incomplete or altered; the message names the file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest = read_sealed(folder / "manifest.json")
+        rows = sum(shard["rows"] for shard in self.manifest["shards"])
+        if rows != self.manifest["rows"]:
+            raise ArtifactError(f"{folder}: {rows} of {self.manifest['rows']} rows were read. Run the read again.")
+        _check_shards(folder, self.manifest["shards"])
+
+    @property
+    def layers(self) -> list[int]:
+        """Layer indices stored."""
+        return list(self.manifest["layers"])
+
+    def __len__(self) -> int:
+        return int(self.manifest["rows"])
+
+    def shards(self) -> Iterator[Tensor]:
+        """Shard by shard, `[rows, layers, H]` in the model's dtype."""
+        for shard in self.manifest["shards"]:
+            yield read_tensors(self.folder / shard["file"])["states"]
+
+    def layer(self, layer: int) -> Tensor:
+        """All rows of one layer, `[rows, H]` float32; the other layers stay on disk."""
+        index = self.layers.index(layer)
+        parts = []
+        for shard in self.manifest["shards"]:
+            with safe_open(self.folder / shard["file"], "pt") as file:
+                parts.append(file.get_slice("states")[:, index].float())
+        return torch.cat(parts)
+
+    def all(self) -> Tensor:
+        """All rows and layers, `[rows, layers, H]` float32."""
+        return torch.cat([shard.float() for shard in self.shards()])
+
+
+def _check_shards(folder: Path, shards: Sequence[dict[str, Any]]) -> None:
+    for shard in shards:
+        check_file(folder / shard["file"], shard["sha256"], remove=folder)
+
+
+def render_all(tokenizer: Any, prompts: Sequence[Prompt], model: nn.Module) -> list[Rendered]:
+    """Render prompts for a model, checking that each fits its context.
+
+    Raises:
+        DataError: A prompt cannot be rendered or is too long; the message names it.
+    """
+    check_tokenizer(tokenizer)
+    longest = context_length(model)
+    rendered = []
+    for prompt in prompts:
+        one = render(tokenizer, prompt.messages)
+        if longest and len(one.token_ids) > longest:
+            raise DataError(
+                f"Prompt {prompt.query_id!r} ({prompt.language}) has {len(one.token_ids)} tokens, more than the "
+                f"model's {longest}. Shorten or remove it."
+            )
+        rendered.append(one)
+    return rendered
+
+
+def _read_batches(
+    model: nn.Module,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    layers: Sequence[int],
+    position: Position,
+    token_budget: int,
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Yield row numbers and their `[rows, layers, H]` states on the CPU, longest prompts first."""
+    if position not in get_args(Position):
+        raise DataError(f"Unknown token position {position!r}; choose one of {', '.join(get_args(Position))}.")
+    for layer in layers:
+        check_layer(model, layer)
+    rendered = render_all(tokenizer, prompts, model)
+    queue = sorted(range(len(prompts)), key=lambda row: -len(rendered[row].token_ids))
+    model.eval()
+    while queue:
+        width = len(rendered[queue[0]].token_ids)
+        rows = queue[: max(1, token_budget // width)]
+        try:
+            values = _read_one_batch(model, [rendered[row] for row in rows], layers, position)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if len(rows) == 1 or not _out_of_memory(error):
+                raise
+            token_budget = max(width, (len(rows) * width) // 2)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            say(f"Out of memory with {len(rows)} prompts in a batch; going on with {token_budget} tokens a batch.")
+            continue
+        queue = queue[len(rows) :]
+        yield rows, values
+
+
+@torch.inference_mode()
+def _read_one_batch(
+    model: nn.Module, rendered: Sequence[Rendered], layers: Sequence[int], position: Position
+) -> Tensor:
+    width = max(len(one.token_ids) for one in rendered)
+    device = input_device(model)
+    ids = torch.zeros(len(rendered), width, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, one in enumerate(rendered):
+        ids[row, : len(one.token_ids)] = torch.tensor(one.token_ids)
+        mask[row, : len(one.token_ids)] = 1
+    ranges = [token_range(one, position) for one in rendered]
+    found: dict[int, Tensor] = {}
+
+    def keep(layer: int, states: Tensor) -> None:
+        found[layer] = pool_tokens(states, ranges).to(device)
+
+    forward_to_layers(model, layers, keep, input_ids=ids.to(device), attention_mask=mask.to(device))
+    return torch.stack([found[layer] for layer in layers], dim=1).cpu()
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+def _prompts_fingerprint(prompts: Sequence[Prompt]) -> str:
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        digest.update(json.dumps([prompt.query_id, prompt.language, list(prompt.messages)]).encode())
+    return digest.hexdigest()
+
+
+def check_readable(model: nn.Module) -> None:
+    """Fail early, with a reason, if the model's layers cannot be observed or a token's state depends on later tokens.
+
+    Raises:
+        ModelError: Its decoder blocks cannot be found or are not run as modules, or its attention is not causal.
+    """
+    seen: list[Tensor] = []
+    ids = torch.tensor([[0, 0], [0, 1]], device=input_device(model))
+    with torch.inference_mode():
+        forward_to_layers(model, [1], lambda _, states: seen.append(states), input_ids=ids)
+    if len(seen) != 1:
+        raise ModelError(f"{type(model).__name__}: layer 1 was observed {len(seen)} times in one forward pass.")
+    first, second = seen[0][:, 0].float()
+    rounding = 32 * torch.finfo(seen[0].dtype).eps * first.abs().max()
+    if (first - second).abs().max() > rounding:
+        raise ModelError(
+            f"{type(model).__name__}: the state of a token depends on the tokens after it, so this is not a causal "
+            "language model. lasa needs a decoder-only model that generates text."
+        )

@@ -1,0 +1,82 @@
+"""Reasoning models: where a block of reasoning opens, and the condition before it and inside it.
+
+Some chat templates open the block at the end of the generation prompt, others leave that to the model. The prompt is
+read as it was rendered, opener included; where the condition must then come before the opener, the opener's tokens
+are hidden from that row on the KV cache, and forced again after the condition.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from lasa.errors import GuardError
+from lasa.models.rendering import render, render_text
+
+THINKING_MARKERS = ("<think>", "<thought>", "[THINK]", "<seed:think>", "<|channel|>analysis<|message|>")
+"""How models mark the beginning of their reasoning."""
+
+
+def thinking_openers(tokenizer: Any) -> list[list[int]]:
+    """The token ids with which an answer may open a block of reasoning, for the markers that the tokenizer knows."""
+    known = set(tokenizer.added_tokens_decoder)
+    ids = [tokenizer(marker, add_special_tokens=False)["input_ids"] for marker in THINKING_MARKERS]
+    return [one for one in ids if one[0] in known]
+
+
+def thinking_tail(tokenizer: Any) -> list[int]:
+    """The end of the generation prompt that opens a block of reasoning; empty where the template opens none.
+
+    A block that the template also closes (reasoning switched off) does not count.
+    """
+    turn = ({"role": "user", "content": "a"},)
+    whole, without = (render_text(tokenizer, turn, add_generation_prompt=wanted) for wanted in (True, False))
+    prompt = whole[len(without) :] if whole.startswith(without) else ""
+    start = max(prompt.rfind(marker) for marker in THINKING_MARKERS)
+    if start < 0 or "/" in prompt[start:]:  # closed again: every closing marker has a slash
+        return []
+    ids: list[int] = tokenizer(prompt[start:], add_special_tokens=False)["input_ids"]
+    return ids if render(tokenizer, turn).token_ids[-len(ids) :] == ids else []
+
+
+@contextmanager
+def hidden_columns(model: nn.Module, start: int, end: int, rows: Callable[[], Sequence[int]]) -> Iterator[None]:
+    """Hide the prompt's columns `[start, end)` from some rows in every decoding step of `model.generate`.
+
+    The rows' later tokens move up, as if the columns had never been there. (A sliding window still counts them: it is
+    shorter by `end - start` tokens for these rows while they lie within it.)
+
+    Args:
+        model: The model that generates.
+        start: First column of the batch.
+        end: One past the last column; also the width of the prefill.
+        rows: Gives the rows once the prefill has run.
+
+    Raises:
+        GuardError: In a step, where mask or positions are not given to the decoder as expected.
+    """
+
+    def hide(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        mask, positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
+        if mask is None or mask.ndim != 2 or positions is None:
+            raise GuardError(
+                f"{type(model).__name__} does not take a plain attention mask and positions, so the condition cannot "
+                "be put before its block of reasoning. Use a template that does not open the block."
+            )
+        hidden = list(rows()) if mask.shape[1] > end else []
+        if hidden:
+            mask, positions = mask.clone(), positions.clone()
+            mask[hidden, start:end] = 0
+            positions[hidden] -= end - start
+        return args, {**kwargs, "attention_mask": mask, "position_ids": positions}
+
+    if start == end:
+        yield
+        return
+    decoder: Any = model.get_decoder()  # type: ignore[operator]
+    handle = decoder.register_forward_pre_hook(hide, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,81 @@
+"""Which system is meant: of a run, or a model with or without an interpreter. One place for where its parts lie."""
+
+from pathlib import Path
+
+from lasa.conditioning.condition import DEFAULT_CONDITION
+from lasa.errors import RecipeError
+from lasa.files.artifacts import read_json
+from lasa.guard.system import System
+from lasa.models.loading import model_folder
+from lasa.models.settings import ModelSettings
+from lasa.run.folder import open_run
+from lasa.run.recipe import Recipe
+
+
+def find_system(
+    *,
+    run: Path | None = None,
+    system: str | None = None,
+    model: ModelSettings | None = None,
+    interpreter: Path | None = None,
+    condition: str = DEFAULT_CONDITION,
+    device: str = "auto",
+) -> System:
+    """A run's system, or a model with or without an interpreter.
+
+    Args:
+        run: Run folder; its model, interpreter and condition are used.
+        system: Name of the run's system; the last one by default.
+        model: The model, when there is no run; the embedded one by default.
+        interpreter: Interpreter folder, when there is no run.
+        condition: Conditional text, when neither a run nor the model folder says with which it was aligned.
+        device: Where to compute; the run's recipe or `model` says where it is `auto`.
+
+    Raises:
+        LasaError: There is no such run, system or model.
+    """
+    if run is not None:
+        recipe = open_run(run)
+        name = system or list(recipe.systems)[-1]
+        if name not in recipe.systems:
+            raise RecipeError(f"{run} has no system {name!r}; it has: {', '.join(recipe.systems)}.")
+        return system_of_run(run, recipe, name, device=device)
+    model = model or ModelSettings(path="embedded")
+    card = model_folder(model.path) / "lasa.json"
+    made = read_json(card) if card.is_file() else {}
+    return System(
+        name=Path(model.path).name + ("-guarded" if interpreter else ""),
+        model=_on(model, device),
+        interpreter=interpreter,
+        guarded=interpreter is not None,
+        condition=made.get("condition", condition),
+        aligned=card.is_file(),
+        base=made.get("base_fingerprint", ""),
+    )
+
+
+def system_of_run(run: Path, recipe: Recipe, name: str, *, folder: Path | None = None, device: str = "auto") -> System:
+    """A system of a run; it is guarded by its own interpreter, if it was fitted again on it, else by the base's.
+
+    Args:
+        run: The run folder.
+        recipe: Its recipe.
+        name: The system.
+        folder: Where the trained model lies, if not in its place (a point of a sweep).
+        device: Where to compute; the recipe says where it is `auto`.
+    """
+    settings = recipe.systems[name]
+    trained = (folder or run / "systems" / name) if settings.method else None
+    own = trained / "interpreter" if trained else run / "interpreter"
+    return System(
+        name=name,
+        model=_on(recipe.model.model_copy(update={"path": str(trained)}) if trained else recipe.model, device),
+        interpreter=own if own.is_dir() else run / "interpreter",
+        guarded=settings.guarded,
+        condition=recipe.alignment.condition or DEFAULT_CONDITION,
+        aligned=trained is not None,
+    )
+
+
+def _on(model: ModelSettings, device: str) -> ModelSettings:
+    return model if device == "auto" else model.model_copy(update={"device": device})

@@ -1,0 +1,68 @@
+import math
+
+import pytest
+
+from interpreters import config
+from lasa.conditioning.condition import DEFAULT_CONDITION, completion_ids, condition_ids
+from lasa.conditioning.decision import Policy, decide
+from lasa.errors import RecipeError
+
+
+class TestDecide:
+    BAND = config(threshold=0.6, controversial=0.4, language_thresholds={"sw": 0.8})
+
+    @pytest.mark.parametrize(
+        ("score", "band"),
+        [
+            (0.0, "benign"), (0.39, "benign"), (0.4, "controversial"), (0.59, "controversial"), (0.6, "harmful"),
+            (1.0, "harmful"),
+        ],
+    )  # fmt: skip
+    def test_a_score_falls_into_one_of_three_bands(self, score, band):
+        decision = decide(self.BAND, Policy(), score)
+        assert decision.band == band
+        assert decision.flagged == (band == "harmful")
+
+    def test_without_a_band_everything_below_the_threshold_is_benign(self):
+        assert decide(config(threshold=0.6), Policy(), 0.59).band == "benign"
+
+    def test_each_band_has_the_policys_action_and_benign_prompts_none(self):
+        policy = Policy(harmful="refuse", controversial="log")
+        assert [decide(self.BAND, policy, score).action for score in (0.9, 0.5, 0.1)] == ["refuse", "log", "off"]
+
+    def test_a_languages_own_threshold_replaces_the_global_one(self):
+        swahili = decide(self.BAND, Policy(), 0.7, "sw")
+        assert (swahili.band, swahili.threshold, swahili.language) == ("controversial", 0.8, "sw")
+        for language in ("en", None):
+            other = decide(self.BAND, Policy(), 0.7, language)
+            assert (other.band, other.threshold, other.language) == ("harmful", 0.6, None)
+
+    @pytest.mark.parametrize("score", [math.nan, math.inf])
+    def test_a_score_that_is_no_number_counts_as_harmful(self, score):
+        assert decide(self.BAND, Policy(), score).flagged
+
+    def test_a_decision_says_why(self):
+        decision = decide(self.BAND, Policy(), 0.9)
+        assert decision.reason == "score 0.9000 is at or above the threshold 0.6000"
+        assert (decision.layer, decision.position) == (2, "last")
+        assert decide(self.BAND, Policy(), 0.5).reason == "score 0.5000 lies between 0.4000 and 0.6000"
+        assert decide(self.BAND, Policy(), 0.1).reason == "score 0.1000 is below the threshold 0.6000"
+
+
+class TestTokens:
+    def test_the_condition_is_its_text_and_nothing_else(self, tokenizer):
+        ids = condition_ids(tokenizer)
+        assert tokenizer.decode(ids) == DEFAULT_CONDITION
+        assert not set(ids) & set(tokenizer.all_special_ids)
+
+    @pytest.mark.parametrize("text", ["", "  ", "Refuse. ", "\nRefuse."])
+    def test_a_condition_that_would_merge_with_its_neighbours_is_refused(self, tokenizer, text):
+        with pytest.raises(RecipeError, match="white space"):
+            condition_ids(tokenizer, text)
+
+    def test_an_answer_ends_with_the_turns_own_terminator(self, tokenizer):
+        end = tokenizer.convert_tokens_to_ids("<|end|>")
+        ids = completion_ids(tokenizer, "water the plant", [end])
+        assert ids[-1] == end
+        assert tokenizer.decode(ids[:-1]) == "water the plant"
+        assert tokenizer.bos_token_id not in ids

@@ -1,0 +1,62 @@
+import json
+
+import pytest
+
+from lasa.data import sources
+from lasa.data.sources import load_prompts, short_names
+from lasa.errors import DataError
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "questions.csv"
+    path.write_text("key,text,lang\na,Is tea hot?,en\na,Chai ni moto?,sw\n", encoding="utf-8")
+    return path
+
+
+def test_a_files_columns_are_declared_behind_a_question_mark(table):
+    prompts = load_prompts(f"{table}?prompt=text&language=lang&query_id=key&label=benign")
+    assert [(p.query_id, p.language, p.text, p.harmful) for p in prompts] == [
+        ("a", "en", "Is tea hot?", False),
+        ("a", "sw", "Chai ni moto?", False),
+    ]
+
+
+def test_the_columns_of_a_wide_table_are_a_list(tmp_path):
+    path = tmp_path / "wide.jsonl"
+    path.write_text(json.dumps({"key": "a", "en": "tea", "it": "tè", "sw": "chai"}), encoding="utf-8")
+    assert [p.language for p in load_prompts(f"{path}?languages=en,sw&query_id=key")] == ["en", "sw"]
+
+
+def test_one_language_for_a_whole_table(tmp_path):
+    path = tmp_path / "plain.jsonl"
+    path.write_text(json.dumps({"prompt": "chai"}), encoding="utf-8")
+    assert load_prompts(f"{path}?in_language=sw")[0].language == "sw"
+
+
+def test_a_dataset_of_the_hub_is_a_source(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(sources, "load_from_hub", lambda name, **rest: asked.update(name=name, **rest) or [])
+    load_prompts("hf:owner/name?split=test[:10]&config=swahili&revision=abc&prompt=q&in_language=sw&label=harmful")
+    columns = asked.pop("columns")
+    assert columns.prompt == "q" and columns.category == "category"
+    assert asked == {
+        "name": "owner/name", "split": "test[:10]", "config": "swahili", "revision": "abc", "language": "sw",
+        "harmful": True,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [("colum=text", "cannot declare 'colum'; choose of prompt, language"), ("text", "cannot declare 'text'"),
+     ("split=test", "cannot declare 'split'"), ("label=maybe", "harmful or benign, not 'maybe'"),
+     ("prompt=nothing", "no column 'nothing'")],
+)  # fmt: skip
+def test_what_cannot_be_declared_is_named(table, declared, message):
+    with pytest.raises(DataError, match=message):
+        load_prompts(f"{table}?{declared}")
+
+
+def test_sources_are_called_by_a_short_name_each():
+    given = ["embedded:hard", "xstest:some/where", "hf:owner/name?split=test", "data/mine.csv?prompt=a.b", "mine.jsonl"]
+    assert list(short_names(given)) == ["hard", "xstest", "name", "data/mine.csv?prompt=a.b", "mine.jsonl"]

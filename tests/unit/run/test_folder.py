@@ -1,0 +1,173 @@
+"""A run folder belongs to one recipe and one process, and what it recorded is what is read."""
+
+import pytest
+from filelock import FileLock
+
+from lasa.data.sources import source_hash
+from lasa.errors import ArtifactError
+from lasa.files.artifacts import read_json, write_json
+from lasa.files.record import check_recorded
+from lasa.run.folder import RunFolder, open_run
+from lasa.run.recipe import check_recipe
+
+RECIPE = {
+    "model": {"path": "embedded"},
+    "seen_languages": ["en"],
+    "layer_search": {"prompts": ["p.csv"]},
+    "interpreter": {"train": ["t.csv"]},
+    "alignment": {"preferences": "a.jsonl"},
+    "systems": {"base": {}},
+    "evaluation": {"benchmarks": {"b": "b.csv"}},
+}
+STAGES = ["bottleneck", "align lasa", "evaluate base", "evaluate lasa"]
+
+
+def recipe(**changes):
+    return check_recipe({**RECIPE, **changes}, "test")
+
+
+def write_stages(path) -> RunFolder:
+    """A run of four stages that write a file each."""
+    run = RunFolder(path, recipe())
+    with run.locked():
+        for stage in STAGES:
+            with run.stage(stage, f"{stage}.json"):
+                write_json(path / f"{stage}.json", {"stage": stage})
+    return run
+
+
+def test_finished_stages_are_remembered_by_the_next_process(tmp_path):
+    write_stages(tmp_path / "run")
+    run = RunFolder(tmp_path / "run", recipe())
+    with run.locked():
+        assert [run.finished(stage) for stage in (*STAGES, "report")] == [True] * 4 + [False]
+        assert list(run.seconds) == STAGES
+
+
+def test_a_stage_that_fails_is_not_finished(tmp_path):
+    run = RunFolder(tmp_path, recipe())
+    with run.locked():
+        with pytest.raises(ValueError, match="broken"), run.stage("bottleneck"):
+            raise ValueError("broken")
+        assert not run.finished("bottleneck")
+
+
+def test_a_stage_that_is_done_again_is_unfinished_meanwhile(tmp_path):
+    run = write_stages(tmp_path)
+    with run.locked():
+        with run.stage("evaluate base"):
+            assert not run.finished("evaluate base")
+        assert run.finished("evaluate base")
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-1] + b"!", lambda b: b[: len(b) // 2], lambda b: b""])
+def test_a_damaged_file_is_named_with_what_to_do(tmp_path, damage):
+    run = write_stages(tmp_path)
+    file = tmp_path / "align lasa.json"
+    file.write_bytes(damage(file.read_bytes()))
+    with run.locked(), pytest.raises(ArtifactError, match=r"align lasa\.json is damaged.*Restore it.*remove"):
+        run.finished("align lasa")
+    with pytest.raises(ArtifactError, match=r"align lasa\.json is damaged"):
+        check_recorded(file)
+
+
+def test_a_file_that_is_removed_is_made_again_with_what_was_made_from_it(tmp_path):
+    run = write_stages(tmp_path)
+    (tmp_path / "align lasa.json").unlink()
+    with run.locked():
+        assert not run.finished("align lasa")
+        assert [run.finished(stage) for stage in STAGES] == [True, False, False, False]
+        assert not (tmp_path / "evaluate base.json").exists()
+
+
+def test_the_samples_of_one_system_are_made_again_alone(tmp_path):
+    run = write_stages(tmp_path)
+    (tmp_path / "evaluate base.json").unlink()
+    with run.locked():
+        assert [run.finished(stage) for stage in STAGES] == [True, True, False, True]
+
+
+def test_data_that_a_finished_stage_read_must_not_change_and_all_other_data_may(tmp_path):
+    data, other = tmp_path / "data.csv", tmp_path / "other.csv"
+    data.write_text("prompt,language\nhello,en\n")
+    run = RunFolder(tmp_path / "run", recipe())
+    with run.locked():
+        with run.stage("bottleneck", reads=[f"{data}?prompt=prompt", str(other), "embedded:layer-search"]):
+            pass
+        other.write_text("written later")
+        assert run.finished("bottleneck")
+        data.write_text("prompt,language\nhi,en\n")
+        with pytest.raises(ArtifactError, match=r"data\.csv\?prompt=prompt was changed after the stage 'bottleneck'"):
+            run.finished("bottleneck")
+        data.unlink()  # nothing can be read from it
+        assert run.finished("bottleneck")
+
+
+def test_a_folder_of_a_corpus_is_hashed_with_all_its_files_wherever_it_lies(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name / "sw").mkdir(parents=True)
+        (tmp_path / name / "sw" / "test.jsonl").write_text("{}")
+    first = source_hash(f"xcopa:{tmp_path / 'a'}?split=test")
+    assert first == source_hash(f"xcopa:{tmp_path / 'b'}")
+    (tmp_path / "a" / "sw" / "test.jsonl").write_text("{} ")
+    assert first != source_hash(f"xcopa:{tmp_path / 'a'}")
+
+
+def test_an_edited_record_is_named(tmp_path):
+    run = write_stages(tmp_path)
+    record = read_json(tmp_path / "stages.json")
+    record["stages"]["bottleneck"]["seconds"] += 1
+    write_json(tmp_path / "stages.json", record)
+    with pytest.raises(ArtifactError, match=r"stages\.json was altered"):
+        run.finished("bottleneck")
+
+
+def test_a_file_outside_of_any_run_has_no_record(tmp_path):
+    (tmp_path / "samples.jsonl").write_text("{}\n")
+    check_recorded(tmp_path / "samples.jsonl")
+
+
+def test_another_recipe_is_refused_by_the_names_of_its_settings_and_the_run_is_kept(tmp_path):
+    write_stages(tmp_path)
+    before = (tmp_path / "recipe.yaml").read_bytes()
+    with pytest.raises(ArtifactError, match=r"holds another run.*differs from this recipe in model\.dtype, seed"):
+        RunFolder(tmp_path, recipe(seed=1, model={"path": "embedded", "dtype": "float32"}))
+    assert (tmp_path / "recipe.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("edit", [("seed: 0", "seed: 7"), ("seed: 0", "seed: ["), ("seed: 0", "sead: 0")])
+def test_an_edited_recipe_is_named_with_what_to_do(tmp_path, edit):
+    write_stages(tmp_path)
+    marker = tmp_path / "recipe.yaml"
+    marker.write_text(marker.read_text().replace(*edit))
+    for call in (lambda: open_run(tmp_path), lambda: RunFolder(tmp_path, recipe())):
+        with pytest.raises(ArtifactError, match=r"recipe\.yaml was edited after the run began.*Restore it"):
+            call()
+
+
+def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "holiday.jpg").write_text("x")
+    with pytest.raises(ArtifactError, match="is not empty and holds no run"):
+        RunFolder(tmp_path, recipe())
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
+
+
+def test_a_process_killed_at_its_first_step_leaves_a_folder_that_can_be_used(tmp_path):
+    for name in (".lock", ".recipe.yaml.abc123.tmp", "provenance.json"):
+        (tmp_path / name).write_text("")
+    with RunFolder(tmp_path, recipe()).locked():
+        assert open_run(tmp_path) == recipe()
+        assert not list(tmp_path.glob("*.tmp")) + list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_second_process_on_the_same_run_is_refused(tmp_path):
+    run = RunFolder(tmp_path, recipe())
+    with FileLock(tmp_path / ".lock"), pytest.raises(ArtifactError, match="Another process"), run.locked():
+        pass
+
+
+def test_a_process_that_waited_for_another_run_to_begin_does_not_take_it_over(tmp_path):
+    late = RunFolder(tmp_path, recipe(seed=5))
+    write_stages(tmp_path)
+    with pytest.raises(ArtifactError, match="holds another run"), late.locked():
+        pass

@@ -1,0 +1,108 @@
+import json
+
+import pytest
+from transformers import AutoConfig, AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from lasa.cli import app
+from lasa.errors import ModelError
+from lasa.run.planning import GIB, Machine, Shape, Work, activations, aligning, plan
+
+LLAMA_8B = {
+    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": False,
+}  # fmt: skip
+QWEN_32B = {
+    "model_type": "qwen2", "hidden_size": 5120, "intermediate_size": 27648, "num_hidden_layers": 64,
+    "num_attention_heads": 40, "num_key_value_heads": 8, "vocab_size": 152064, "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("config", "parameters"), [(LLAMA_8B, 8_030_261_248), (QWEN_32B, 32_763_876_352)])
+def test_published_models_have_their_published_number_of_parameters(config, parameters):
+    assert Shape.from_config(config).parameters == parameters
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_parameters_are_those_of_the_model_itself(family, tied):
+    config = AutoConfig.for_model(
+        family, vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, tie_word_embeddings=tied,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config)
+    assert Shape.from_config(config.to_dict()).parameters == sum(p.numel() for p in model.parameters())
+
+
+def test_an_adapter_has_the_parameters_that_peft_gives_it():
+    from peft import LoraConfig, get_peft_model
+
+    config = AutoConfig.for_model(
+        "llama", vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8,
+    )  # fmt: skip
+    model = get_peft_model(AutoModelForCausalLM.from_config(config), LoraConfig(r=4, target_modules="all-linear"))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert Shape.from_config(config.to_dict()).lora_parameters(4) == trained
+
+
+def memory_of(config, gpus, adaptation, sharding, checkpointing=True) -> float:
+    return aligning(Shape.from_config(config), Machine(gpus=gpus), Work(), adaptation, sharding, checkpointing).memory
+
+
+def test_full_training_holds_sixteen_bytes_a_parameter_and_shards_them():
+    one, eight = (memory_of(LLAMA_8B, g, "full", s) for g, s in ((1, "one GPU"), (8, "FSDP2 / ZeRO-3")))
+    assert one > 16 * 8_030_261_248 / GIB > 119
+    assert eight < one / 4
+
+
+@pytest.mark.parametrize(
+    ("config", "gpus", "adaptation", "sharding", "fits"),
+    [
+        (LLAMA_8B, 1, "full", "one GPU", False),
+        (LLAMA_8B, 1, "lora", "one GPU", True),
+        (LLAMA_8B, 8, "full", "FSDP2 / ZeRO-3", True),
+        (QWEN_32B, 1, "full", "one GPU", False),
+        (QWEN_32B, 1, "qlora", "one GPU", True),
+        (QWEN_32B, 8, "lora", "FSDP2 / ZeRO-3", True),
+        (QWEN_32B, 8, "full", "DDP", False),
+    ],
+)
+def test_what_fits_on_80_gib(config, gpus, adaptation, sharding, fits):
+    assert (memory_of(config, gpus, adaptation, sharding) <= 80) is fits
+
+
+def test_checkpointing_trades_time_for_memory():
+    shape, work = Shape.from_config(LLAMA_8B), Work()
+    assert activations(shape, work, True) < activations(shape, work, False) / 5
+    with_it, without = (aligning(shape, Machine(), work, "lora", "one GPU", c) for c in (True, False))
+    assert with_it.hours > without.hours and with_it.memory < without.memory
+
+
+def test_every_stage_takes_time_and_memory():
+    stages = plan(Shape.from_config(LLAMA_8B), Machine(gpus=8), Work())
+    assert {stage.name[0] for stage in stages} == {"1", "3", "4"}
+    assert all(stage.memory > 0 and stage.hours > 0 for stage in stages)
+
+
+def test_weights_in_four_bits_are_not_sharded():
+    names = [stage.name for stage in plan(Shape.from_config(QWEN_32B), Machine(gpus=8), Work())]
+    assert [name for name in names if "qlora" in name] == ["3  qlora, DDP", "3  qlora, DDP, checkpointing"]
+    assert "3  lora, FSDP2 / ZeRO-3" in names
+
+
+def test_a_model_whose_parameters_are_not_known_is_refused():
+    with pytest.raises(ModelError, match="a mixtral model are not known to the planner"):
+        Shape.from_config({**LLAMA_8B, "model_type": "mixtral"})
+    with pytest.raises(ModelError, match="no 'hidden_size'"):
+        Shape.from_config({key: value for key, value in LLAMA_8B.items() if key != "hidden_size"})
+
+
+def test_the_command_says_what_fits(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(QWEN_32B))
+    told = CliRunner().invoke(app, ["plan", "--model", str(tmp_path), "--gpus", "1"])
+    assert told.exit_code == 0
+    assert "32,763,876,352 parameters on 1 x 80 GiB" in told.output
+    assert "Fastest alignment that fits: qlora" in told.output
+    found = json.loads(CliRunner().invoke(app, ["plan", "--model", str(tmp_path / "config.json"), "--json"]).output)
+    assert found["parameters"] == 32_763_876_352
