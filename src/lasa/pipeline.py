@@ -20,7 +20,7 @@ from lasa.conditioning.condition import DEFAULT_CONDITION
 from lasa.conditioning.decision import Policy
 from lasa.data.corpora.audit import check_no_leaks
 from lasa.data.prompts import Prompt, check_parallel
-from lasa.data.sources import load_preferences, load_prompts
+from lasa.data.sources import JOINED, load_preferences, load_prompts
 from lasa.errors import DataError
 from lasa.evaluation.answering import LocalModel
 from lasa.evaluation.judge_settings import make_judges
@@ -94,7 +94,7 @@ def run_recipe(recipe: Recipe, output: Path) -> Path:
 def locate(run: RunFolder, model: Any, tokenizer: Any) -> None:
     """Stage 1: read all layers once and search for the bottleneck."""
     section = run.recipe.layer_search
-    prompts = [prompt for source in section.prompts for prompt in load_prompts(source)]
+    prompts = load_prompts(JOINED.join(section.prompts))
     check_parallel(prompts)
     layers = list(range(num_layers(model) + 1))
     stored = read_to_folder(

@@ -3,12 +3,14 @@ import time
 import numpy as np
 import pytest
 from scipy.stats import binomtest, norm
+from sklearn.metrics import roc_auc_score
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from lasa.errors import DataError
 from lasa.statistics import (
     Rate,
+    cluster_auroc,
     cluster_rate,
     holm,
     mcnemar_exact,
@@ -188,3 +190,28 @@ def test_more_pairs_detect_less_and_too_few_detect_nothing() -> None:
     assert smallest_detectable_difference(3150, 0.1) < smallest_detectable_difference(315, 0.1)
     assert 0 < smallest_detectable_difference(315, 0.0) < 0.05
     assert smallest_detectable_difference(3, 0.5) is None
+
+
+class TestClusterAuroc:
+    def draw(self, questions, seed, per=1):
+        draw = np.random.default_rng(seed)
+        labels = np.repeat(np.arange(questions) % 2 == 0, per)
+        shared = np.repeat(draw.normal(size=questions), per)
+        scores = shared + 0.3 * draw.normal(size=questions * per) + 1.2 * labels
+        return scores, labels, np.repeat(np.arange(questions), per)
+
+    def test_the_area_is_sklearns_ties_included(self):
+        scores, labels, clusters = self.draw(200, 0)
+        for values in (scores, scores.round()):
+            assert cluster_auroc(values, labels, clusters).value == pytest.approx(roc_auc_score(labels, values))
+
+    @pytest.mark.parametrize("per", [1, 8])
+    def test_the_interval_covers_the_true_area_at_the_stated_rate(self, per):
+        truth = float(norm.cdf(1.2 / (2 * 1.09) ** 0.5))
+        found = [cluster_auroc(*self.draw(120, seed, per)) for seed in range(300)]
+        covered = np.mean([one.low <= truth <= one.high for one in found])
+        assert covered == pytest.approx(0.95, abs=0.035)
+
+    def test_perfect_separation_still_has_an_interval(self):
+        found = cluster_auroc([0, 0, 1, 1], [False, False, True, True], range(4))
+        assert found.value == 1 and found.low < 0.6 and found.high == 1

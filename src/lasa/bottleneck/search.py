@@ -27,7 +27,7 @@ from lasa.bottleneck.geometry import (
     u_score,
     unit_vectors,
 )
-from lasa.bottleneck.verdict import Peak, Strength, against_chance, describe, judge
+from lasa.bottleneck.verdict import PERMUTATIONS, Peak, Strength, against_chance, describe, judge
 from lasa.data.prompts import Prompt, check_parallel
 from lasa.errors import DataError
 from lasa.models.hidden_states import StoredStates
@@ -114,6 +114,7 @@ def find_bottleneck(
     num_layers: int,
     *,
     resamples: int = 1000,
+    permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> Bottleneck:
     """Search for the semantic bottleneck, one layer in memory at a time where the states are stored.
@@ -124,7 +125,8 @@ def find_bottleneck(
         prompts: Parallel prompts: translations share their query id; translations may be missing.
         num_layers: L of the model.
         resamples: Bootstrap resamples over queries (the clusters).
-        seed: Of the bootstrap.
+        permutations: Permutations of the translations at the peak.
+        seed: Of the bootstrap and the permutations.
 
     Raises:
         DataError: The prompts are not parallel, no interior layer was read, or every interior layer is undefined.
@@ -153,7 +155,7 @@ def find_bottleneck(
     argmaxes = np.array(candidates)[bootstrap[2][:, columns].argmax(1)]
     interval = (int(np.quantile(argmaxes, 0.025, method="lower")), int(np.quantile(argmaxes, 0.975, method="higher")))
     differences = {layer: found.difference for layer, found in measured.items()}
-    chance = against_chance(_unit(states, layers, best), index, seed)
+    chance = against_chance(_unit(states, layers, best), index, seed, permutations)
     peak = describe(differences, bootstrap[2], best, interval, measured[best].view.xsim, chance)
     strength, verdict = judge(peak, num_layers)
     return Bottleneck(

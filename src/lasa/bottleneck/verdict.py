@@ -73,13 +73,14 @@ class Peak:
     chance: Chance
 
 
-def against_chance(unit: Tensor, index: ParallelIndex, seed: int) -> Chance:
+def against_chance(unit: Tensor, index: ParallelIndex, seed: int, permutations: int = PERMUTATIONS) -> Chance:
     """S_sem and translation retrieval of a layer against permutations of the query labels within each language.
 
     Args:
         unit: `[N, H]` vectors of length one.
         index: Of their prompts.
         seed: Of the permutations.
+        permutations: How many; no p-value is below one over one more than that.
     """
     generator = torch.Generator().manual_seed(seed)
     found = nearest_translations(unit, index)
@@ -98,8 +99,8 @@ def against_chance(unit: Tensor, index: ParallelIndex, seed: int) -> Chance:
         return queries
 
     observed = np.array(measured(index.queries))
-    null = np.array([measured(permuted()) for _ in range(PERMUTATIONS)])
-    p_values: NDArray[np.float64] = (1 + (null >= observed).sum(axis=0)) / (1 + PERMUTATIONS)
+    null = np.array([measured(permuted()) for _ in range(permutations)])
+    p_values: NDArray[np.float64] = (1 + (null >= observed).sum(axis=0)) / (1 + permutations)
     semantic, xsim = null.mean(axis=0)
     return Chance(float(semantic), float(p_values[0]), float(xsim), float(p_values[1]))
 

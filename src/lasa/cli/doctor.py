@@ -27,6 +27,8 @@ def doctor(
     ),
 ) -> None:
     """Check that a model can be loaded, rendered, read and guarded, and how far alignment moved its interpreter."""
+    from functools import partial
+
     from rich.console import Console
 
     from lasa.errors import RecipeError
@@ -34,7 +36,7 @@ def doctor(
     from lasa.models.hidden_states import check_readable
     from lasa.models.layers import hidden_size, num_layers, num_parameters
     from lasa.models.loading import load_model
-    from lasa.models.rendering import render, turn_end_ids
+    from lasa.models.rendering import plain_markers, render, turn_end_ids
     from lasa.quiet import quiet_libraries
 
     if (base is None) != (prompts is None) or (base is not None and interpreter is None):
@@ -51,6 +53,15 @@ def doctor(
     rendered = render(tokenizer, ({"role": "user", "content": "hello"},))
     bos = rendered.token_ids.count(tokenizer.bos_token_id) if tokenizer.bos_token_id is not None else 0
     console.print(f"rendering    {len(rendered.token_ids)} tokens for a greeting, {bos} BOS")
+    warn = partial(console.print, style="yellow", markup=False)
+    if bos == 0 and tokenizer("hello")["input_ids"][:1] == [tokenizer.bos_token_id]:
+        warn(
+            "             Warning: the tokenizer adds a BOS to plain text, and the chat template has none. Models that"
+        )
+        warn("             were trained with one degenerate without it: put {{ bos_token }} first in the template.")
+    if plain_markers(tokenizer):
+        warn(f"             The template marks turns in plain text: {', '.join(plain_markers(tokenizer))}.")
+        warn("             lasa breaks these in what users write; other servers may not.")
     console.print(f"turn end     {tokenizer.convert_ids_to_tokens(turn_end_ids(tokenizer))}", markup=False)
     if interpreter is None:
         return

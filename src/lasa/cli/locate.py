@@ -1,6 +1,6 @@
 """`lasa locate`: the layer search alone, from files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,6 @@ from lasa.models.settings import ModelSettings
 
 if TYPE_CHECKING:
     from lasa.bottleneck.search import Bottleneck
-    from lasa.data.prompts import Prompt
 
 
 @with_model
@@ -32,6 +31,7 @@ def locate(
 
     from lasa.bottleneck.search import find_at_positions, search_json
     from lasa.data.prompts import check_parallel
+    from lasa.data.sources import JOINED, load_prompts
     from lasa.files.artifacts import model_fingerprint, provenance, write_sealed
     from lasa.models.hidden_states import read_to_folder
     from lasa.models.layers import check_layer, num_layers
@@ -45,7 +45,7 @@ def locate(
     show_progress()
     quiet_libraries()
     drawn = _layer_list(panels)
-    table = _load(search.prompts)
+    table = load_prompts(JOINED.join(search.prompts))
     check_parallel(table)
     network, tokenizer = load_model(model)
     for layer in drawn:
@@ -108,25 +108,6 @@ def findings(found: "Bottleneck") -> Iterator[str]:
 
 def _lacking(controls: "dict[str, int]") -> str:
     return " or ".join(name for name in ("harmful", "harmless") if name not in controls) + " (labelled)"
-
-
-def _load(sources: Sequence[str]) -> "list[Prompt]":
-    """All sources as one table, in which no source may answer for another's query and language."""
-    from lasa.data.sources import load_prompts
-    from lasa.errors import DataError
-
-    table: list[Prompt] = []
-    origin: dict[tuple[str, str], str] = {}
-    for source in sources:
-        for prompt in (loaded := load_prompts(source)):
-            first = origin.setdefault((prompt.query_id, prompt.language), source)
-            if first != source:
-                raise DataError(
-                    f"Query {prompt.query_id!r} is in {first} and in {source}, both in {prompt.language}. "
-                    "Equal query ids mean translations of one question: rename them in one of the files."
-                )
-        table += loaded
-    return table
 
 
 def _layer_list(text: str) -> list[int]:

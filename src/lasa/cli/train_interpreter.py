@@ -32,7 +32,7 @@ def train_interpreter(
 
     from rich.console import Console
 
-    from lasa.data.sources import short_names
+    from lasa.data.sources import named_sources
     from lasa.interpreter.study import read_point_of, study_interpreter
     from lasa.interpreter.tables import load_tables
     from lasa.languages import canonical_language
@@ -44,7 +44,7 @@ def train_interpreter(
     show_progress()
     quiet_libraries()
     languages = [canonical_language(code) for code in language]
-    tables = load_tables(settings, languages, short_names(test), seed)
+    tables = load_tables(settings, languages, named_sources(test), seed)
     say(audit_table(tables.audit))
     network, tokenizer = load_model(model)
     chosen, where = read_point_of(network, bottleneck, layer, position)

@@ -1,7 +1,8 @@
 """Where tables come from: a file, a dataset, a known public corpus in its original format, or the embedded world.
 
 A source is written `path`, `hf:owner/name` (a Hugging Face dataset), `corpus:path` (see `lasa.data.corpora`) or
-`embedded:name`. A corpus with splits is read whole, or as `corpus:path?split=test`.
+`embedded:name`. A corpus with splits is read whole, or as `corpus:path?split=test`. Several are one table where they
+are written `one + other`: a corpus of harmful questions and a file of harmless requests, say.
 
 The columns of a file or dataset are declared behind a question mark where they have other names:
 `questions.csv?prompt=text&language=lang`, `hf:owner/name?split=test&prompt=text&in_language=en`. What can be declared:
@@ -9,6 +10,7 @@ the names in `lasa.data.prompts.Columns`, `label` (of every row without one), `i
 and a dataset's `split`, `config` and `revision`.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -27,13 +29,35 @@ T = TypeVar("T")
 COLUMN_NAMES = tuple(field.name for field in fields(Columns))
 HUB_NAMES = ("split", "config", "revision")
 
+_NAMED = re.compile(r"([A-Za-z0-9._-]+)=(.+)")
+
+
+JOINED = " + "
+
 
 def load_prompts(source: str) -> list[Prompt]:
     """The prompts of a source.
 
     Raises:
-        DataError: The source does not exist, is not what it claims to be, or declares what it cannot.
+        DataError: The source does not exist, is not what it claims to be, or declares what it cannot; or two that are
+            joined hold the same question.
     """
+    tables = {part: _load_one(part) for part in source.split(JOINED)}
+    asked = [prompt for prompts in tables.values() for prompt in prompts]
+    if len(tables) > 1:
+        owners: dict[tuple[str, str], str] = {}
+        for part, prompts in tables.items():
+            for prompt in prompts:
+                owner = owners.setdefault((prompt.query_id, prompt.language), part)
+                if owner != part:
+                    raise DataError(
+                        f"Query {prompt.query_id!r} is in {owner} and in {part}, both in {prompt.language}. Equal "
+                        "query ids mean translations of one question: rename them in one of the files."
+                    )
+    return asked
+
+
+def _load_one(source: str) -> list[Prompt]:
     kind, _, rest = source.partition(":")
     if kind == "embedded":
         from lasa.data.world.tables import PROMPT_TABLES
@@ -48,14 +72,26 @@ def load_prompts(source: str) -> list[Prompt]:
     return read_prompts(Path(path), **declared)
 
 
-def short_names(sources: Sequence[str]) -> dict[str, str]:
-    """Sources by a short name each: the embedded table's, the corpus's or the file's; in full where two agree."""
-    names = [
-        Path(rest).stem if kind == "embedded" else kind if kind in LOADERS else Path(source.partition("?")[0]).stem
-        for source in sources
-        for kind, _, rest in [source.partition(":")]
-    ]
-    return {source if names.count(name) > 1 else name: source for name, source in zip(names, sources, strict=True)}
+def named_sources(sources: Sequence[str]) -> dict[str, str]:
+    """Sources by name: as in `name=source`, else that of the table, corpus or file; in full where two agree.
+
+    Raises:
+        DataError: Two have the same name.
+    """
+    given = [match.groups() if (match := _NAMED.fullmatch(source)) else ("", source) for source in sources]
+    short = ["" if name else "+".join(map(_short_name, source.split(JOINED))) for name, source in given]
+    found: dict[str, str] = {}
+    for (name, source), own in zip(given, short, strict=True):
+        called = name or (source if short.count(own) > 1 else own)
+        if called in found:
+            raise DataError(f"Two sources have the name {called!r}. Write another one: name={source}.")
+        found[called] = source
+    return found
+
+
+def _short_name(source: str) -> str:
+    kind, _, rest = source.partition(":")
+    return Path(rest).stem if kind == "embedded" else kind if kind in LOADERS else Path(source.partition("?")[0]).stem
 
 
 def load_preferences(source: str) -> list[Preference]:
@@ -73,7 +109,12 @@ def load_preferences(source: str) -> list[Preference]:
 
 
 def source_hash(source: str) -> str | None:
-    """Hash of the file or folder that a source names; None where it is no file: missing, embedded, or on a hub."""
+    """Hash of the files or folders that a source names; None where it is no file: missing, embedded, or on a hub."""
+    hashes = [found for part in source.split(JOINED) if (found := _hash_of_one(part))]
+    return hashes[0] if len(hashes) == 1 else fingerprint(hashes) if hashes else None
+
+
+def _hash_of_one(source: str) -> str | None:
     kind, _, rest = source.partition(":")
     path = Path((rest if rest and kind in LOADERS else source).partition("?")[0])
     if path.is_dir():

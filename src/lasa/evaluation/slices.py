@@ -6,17 +6,14 @@ split of their own, `multijail/typos`, whose questions pair with those of the un
 """
 
 import random
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import get_args
 
 from lasa.data.perturbations import Perturbation, answer_in, assistant_prefill, code_switch, perturbed, split_turns
 from lasa.data.prompts import Prompt
-from lasa.data.sources import load_prompts, short_names
+from lasa.data.sources import load_prompts, named_sources
 from lasa.errors import DataError
 from lasa.languages import canonical_language
-
-_NAMED = re.compile(r"([A-Za-z0-9._-]+)=(.+)")
 
 CHANGES = (*get_args(Perturbation), "code_switch=LANGUAGE", "split_turns=TURNS", "prefill=TEXT", "answer_in=LANGUAGE")
 
@@ -30,15 +27,7 @@ def load_benchmarks(sources: Sequence[str]) -> dict[str, list[Prompt]]:
     Raises:
         DataError: A source cannot be read, or two have the same name.
     """
-    named = [match.groups() if (match := _NAMED.fullmatch(source)) else ("", source) for source in sources]
-    own = iter(short_names([source for name, source in named if not name]))
-    tables: dict[str, list[Prompt]] = {}
-    for name, source in named:
-        split = name or next(own)
-        if split in tables:
-            raise DataError(f"Two benchmarks have the name {split!r}. Write another one: name={source}.")
-        tables[split] = load_prompts(source)
-    return tables
+    return {name: load_prompts(source) for name, source in named_sources(sources).items()}
 
 
 def choose(

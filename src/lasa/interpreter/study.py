@@ -14,7 +14,8 @@ from lasa.data.prompts import Prompt
 from lasa.errors import ArtifactError, RecipeError
 from lasa.files.artifacts import model_fingerprint, read_sealed, write_json
 from lasa.files.record import check_recorded
-from lasa.interpreter.evaluation import evaluate_interpreter, ngram_baseline
+from lasa.interpreter.encoder import Encoder, load_encoder
+from lasa.interpreter.evaluation import encoder_baseline, evaluate_interpreter, ngram_baseline
 from lasa.interpreter.fit import fit_interpreter, new_config
 from lasa.interpreter.generalisation import layer_sweep, leave_one_out, measure, perturbation_metrics
 from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
@@ -126,7 +127,8 @@ def study_interpreter(
         model, tokenizer, layer, position, learnt,
         kind=section.kind, hidden=section.hidden, base_model=base_model, seed=seed,
     )  # fmt: skip
-    bench = _Bench(_LayerStates(stored, named), tables, config, section, seed)
+    encode = load_encoder(section.encoder) if section.encoder else None
+    bench = _Bench(_LayerStates(stored, named), tables, config, section, seed, encode)
 
     interpreter, development = bench.fit(layer)
     controls = {"early_layer": bench.fit(early)[0], "late_layer": bench.fit(late)[0]}
@@ -187,6 +189,7 @@ class _Bench:
     config: InterpreterConfig
     settings: InterpreterSettings
     seed: int
+    encode: Encoder | None = None
 
     def fit(self, layer: int) -> tuple[SafetySemanticInterpreter, dict[str, Any]]:
         """An interpreter at a layer, and what its training and calibration say."""
@@ -209,7 +212,11 @@ class _Bench:
             layer = control.config.read_point.layer
             found[name] = {"layer": layer, **_groups(measure(control, self.states.at(layer, test), seen))}
         baseline = ngram_baseline(self.tables.train, prompts, seen, self.seed)
-        return {**found, "ngram_baseline": _groups(baseline)}
+        found["ngram_baseline"] = _groups(baseline)
+        if self.encode is not None:
+            rival = encoder_baseline(self.encode, self.tables.train, prompts, seen, self.seed)
+            found["encoder_baseline"] = {"encoder": self.settings.encoder, **_groups(rival)}
+        return found
 
     def left_out(self) -> dict[str, Any]:
         """Leave one language, and one source, out."""
@@ -237,4 +244,4 @@ class _Bench:
 
 
 def _groups(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {name: metrics[name] for name in ("seen", "unseen", "all")}
+    return {name: metrics[name] for name in GROUPS}

@@ -23,6 +23,7 @@ def probes_of(interpreter: Document) -> dict[str, Document]:
         f"early-layer probe{_at_layer(early)}": early,
         f"late-layer probe{_at_layer(late)}": late,
         "n-gram baseline": interpreter.get("ngram_baseline") or {},
+        "sentence encoder": interpreter.get("encoder_baseline") or {},
     }
     return {name: block for name, block in probes.items() if any(block.get(g) for g in ("seen", "unseen", "languages"))}
 

@@ -133,7 +133,11 @@ def probe_summary(results: dict[str, Any]) -> Table:
     for name in ("seen languages", "unseen languages", "flagged benign", "flagged hard benign"):
         table.add_column(name, justify="right")
     for test, found in results["benchmarks"].items():
-        controls = {name: found[name] for name in ("early_layer", "late_layer", "ngram_baseline") if name in found}
+        controls = {
+            name: found[name]
+            for name in ("early_layer", "late_layer", "ngram_baseline", "encoder_baseline")
+            if name in found
+        }
         for name, block in {"interpreter": found, **controls}.items():
             if block:
                 _add_probe(table, test, f"{name} {block['layer']}" if "layer" in block else name, block)

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from conftest import build_model
-from lasa.bottleneck.search import find_bottleneck
+from lasa.bottleneck.search import find_at_positions, find_bottleneck, search_json
 from lasa.data.prompts import user_prompt
 from lasa.errors import DataError
 from lasa.models.hidden_states import read_to_folder
@@ -162,3 +162,16 @@ def test_intervals_cover_what_other_draws_of_queries_give_on_average():
     mean = values.mean(axis=0)
     covered = ((intervals[:, :, 0] <= mean) & (mean <= intervals[:, :, 1])).mean(axis=0)
     assert np.all((covered > 0.91) & (covered < 0.98)), covered
+
+
+def test_positions_that_were_read_together_are_searched_beside_each_other(tokenizer, tmp_path):
+    model = build_model("llama", tokenizer)
+    prompts = parallel(6, ("en", "sw"))
+    layers = range(5)
+    stored = read_to_folder(model, tokenizer, prompts, layers, tmp_path / "states", "last", also=["mean_user"])
+    found = find_at_positions(stored, layers, prompts, 4, resamples=50)
+    alone = read_to_folder(model, tokenizer, prompts, layers, tmp_path / "alone", "mean_user")
+    assert list(found) == ["last", "mean_user"]
+    assert found["mean_user"] == find_bottleneck(alone, layers, prompts, 4, resamples=50)
+    written = search_json(found)
+    assert written["position"] == "last" and list(written["also"]) == ["mean_user"]

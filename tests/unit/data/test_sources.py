@@ -3,7 +3,7 @@ import json
 import pytest
 
 from lasa.data import sources
-from lasa.data.sources import load_prompts, short_names
+from lasa.data.sources import load_prompts, named_sources, source_hash
 from lasa.errors import DataError
 
 
@@ -59,4 +59,26 @@ def test_what_cannot_be_declared_is_named(table, declared, message):
 
 def test_sources_are_called_by_a_short_name_each():
     given = ["embedded:hard", "xstest:some/where", "hf:owner/name?split=test", "data/mine.csv?prompt=a.b", "mine.jsonl"]
-    assert list(short_names(given)) == ["hard", "xstest", "name", "data/mine.csv?prompt=a.b", "mine.jsonl"]
+    assert list(named_sources(given)) == ["hard", "xstest", "name", "data/mine.csv?prompt=a.b", "mine.jsonl"]
+
+
+class TestJoined:
+    def write(self, folder, name, *rows):
+        path = folder / name
+        path.write_text("query_id,prompt,language\n" + "".join(f"{q},text {q},{code}\n" for q, code in rows))
+        return path
+
+    def test_several_sources_are_one_table(self, tmp_path):
+        one, two = self.write(tmp_path, "a.csv", ("a", "en")), self.write(tmp_path, "b.csv", ("b", "en"), ("b", "sw"))
+        assert [p.query_id for p in load_prompts(f"{one} + {two}")] == ["a", "b", "b"]
+        assert list(named_sources([f"{one} + {two}", f"mine={one}"])) == ["a+b", "mine"]
+        assert source_hash(f"{one} + {two}") not in (source_hash(str(one)), source_hash(str(two)), None)
+
+    def test_a_question_that_is_in_two_of_them_is_refused(self, tmp_path):
+        one, two = self.write(tmp_path, "a.csv", ("a", "en")), self.write(tmp_path, "b.csv", ("a", "en"))
+        with pytest.raises(DataError, match=r"Query 'a' is in .*rename them"):
+            load_prompts(f"{one} + {two}")
+
+    def test_two_of_one_name_are_refused(self):
+        with pytest.raises(DataError, match="Two sources have the name 'x'"):
+            named_sources(["x=a.csv", "x=b.csv"])

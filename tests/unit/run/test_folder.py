@@ -1,5 +1,7 @@
 """A run folder belongs to one recipe and one process, and what it recorded is what is read."""
 
+from datetime import UTC, date, datetime
+
 import pytest
 from filelock import FileLock
 
@@ -7,7 +9,7 @@ from lasa.data.sources import source_hash
 from lasa.errors import ArtifactError
 from lasa.files.artifacts import read_json, write_json
 from lasa.files.record import check_recorded
-from lasa.run.folder import RunFolder, open_run
+from lasa.run.folder import RunFolder, open_run, settled
 from lasa.run.recipe import check_recipe
 
 RECIPE = {
@@ -171,3 +173,39 @@ def test_a_process_that_waited_for_another_run_to_begin_does_not_take_it_over(tm
     write_stages(tmp_path)
     with pytest.raises(ArtifactError, match="holds another run"), late.locked():
         pass
+
+
+class TestSettled:
+    def test_a_local_model_is_found_from_any_working_directory(self, tmp_path, monkeypatch):
+        (tmp_path / "model").mkdir()
+        monkeypatch.chdir(tmp_path)
+        mine = recipe().model_copy(update={"model": recipe().model.model_copy(update={"path": "model"})})
+        assert settled(mine, tmp_path / "run").model.path == str(tmp_path / "model")
+        assert settled(recipe(), tmp_path / "run").model.path == recipe().model.path
+
+    def test_a_run_that_goes_on_keeps_the_day_on_which_it_began(self, tmp_path):
+        day = date(2026, 1, 31)
+        began = recipe().model_copy(update={"model": recipe().model.model_copy(update={"template_date": day})})
+        with RunFolder(tmp_path / "run", began).locked():
+            pass
+        assert settled(recipe(), tmp_path / "run").model.template_date == day
+        assert settled(recipe(), tmp_path / "other").model.template_date == datetime.now(UTC).date()
+
+
+class TestTheLayer:
+    def other(self):
+        return recipe().model_copy(update={"layer_search": recipe().layer_search.model_copy(update={"layer": 2})})
+
+    def test_it_may_be_set_in_the_same_folder_while_no_stage_has_used_one(self, tmp_path):
+        with RunFolder(tmp_path / "run", recipe()).locked():
+            pass
+        with RunFolder(tmp_path / "run", self.other()).locked():
+            pass
+        assert open_run(tmp_path / "run").layer_search.layer == 2
+
+    def test_it_may_not_be_changed_afterwards(self, tmp_path):
+        run = RunFolder(tmp_path / "run", recipe())
+        with run.locked(), run.stage("bottleneck"):
+            pass
+        with pytest.raises(ArtifactError, match=r"differs from this recipe in layer_search\.layer"):
+            RunFolder(tmp_path / "run", self.other())
