@@ -60,7 +60,10 @@ class InterpreterSettings(TrainingOptions, CalibrationOptions):
     )
     all_layers: bool = Field(False, description="Measure an interpreter at every layer, for information only")
     early_layer: int = Field(1, ge=0, description="Layer of the control interpreter")
-    allow_leaks: bool = Field(False, description="Evaluate in spite of training queries in the benchmarks")
+    leaks: Literal["refuse", "drop", "allow"] = Field(
+        "refuse",
+        description="Training queries that a benchmark asks: an error, left out of training, or allowed and reported",
+    )
 
     @model_validator(mode="after")
     def _thresholds(self) -> "InterpreterSettings":

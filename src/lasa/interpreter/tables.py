@@ -12,6 +12,7 @@ from lasa.data.sources import load_prompts
 from lasa.errors import DataError, RecipeError
 from lasa.interpreter.settings import InterpreterSettings
 from lasa.interpreter.training import split_by_query
+from lasa.progress import say
 
 TRAIN, DEVELOPMENT, CALIBRATION = "training data", "development data", "calibration data"
 """Names of the tables that are not tests."""
@@ -90,6 +91,8 @@ def load_tables(
     held_out = {name: [p for p in load_prompts(source) if p.harmful is not None] for name, source in tests.items()}
     asked = [prompt for prompts in held_out.values() for prompt in prompts]
     calibration = [p for source in section.calibration for p in load_prompts(source) if p.harmful is False]
+    if section.leaks == "drop":
+        train, development, calibration = (_unasked(table, asked) for table in (train, development, calibration))
     learnt = [*train, *development, *calibration]
     audit = Audit(
         {name: count_prompts(prompts) for name, prompts in _named(train, development, calibration, held_out).items()},
@@ -108,7 +111,7 @@ def check_tables(tables: InterpreterTables, section: InterpreterSettings) -> Non
             texts that were trained on.
         RecipeError: A sweep over the layers has no test.
     """
-    if tables.audit.leaks and not section.allow_leaks:
+    if tables.audit.leaks and section.leaks != "allow":
         asked = [prompt for prompts in tables.tests.values() for prompt in prompts]
         check_no_leaks([*tables.train, *tables.development, *tables.calibration], asked)
     for name, prompts in (("development", tables.development), ("calibration", tables.calibration)):
@@ -130,6 +133,14 @@ def _labelled(sources: Sequence[str], languages: Sequence[str]) -> list[Prompt]:
         where = f" in {', '.join(languages)}" if languages else ""
         raise DataError(f"{', '.join(sources)}: no prompt labelled harmful or benign{where}.")
     return found
+
+
+def _unasked(prompts: Sequence[Prompt], asked: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts whose question no test asks; how many were left out is said."""
+    leaking = {leak.row for leak in find_leaks(prompts, asked)}
+    if leaking:
+        say(f"{len(leaking):,} of {len(prompts):,} prompts are asked in a test as well, and left out of training.")
+    return [prompt for row, prompt in enumerate(prompts) if row not in leaking]
 
 
 def _named(

@@ -21,7 +21,7 @@ def test_benchmarks_have_their_own_names_or_given_ones(file):
     tables = load_benchmarks([str(file), f"again={file}", "embedded:layer-search"])
     assert list(tables) == ["asked", "again", "layer-search"]
     assert tables["asked"] == tables["again"] == PROMPTS
-    with pytest.raises(DataError, match="Two benchmarks have the name 'asked'"):
+    with pytest.raises(DataError, match="Two sources have the name 'asked'"):
         load_benchmarks([str(file), f"asked={file}"])
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 
 from lasa.data.prompts import user_prompt, write_prompts
+from lasa.data.sources import load_prompts
 from lasa.errors import ArtifactError, DataError, ModelError, RecipeError
 from lasa.files.artifacts import model_fingerprint, read_json, write_json
 from lasa.interpreter.probe import load_interpreter
@@ -168,8 +169,17 @@ class TestStudy:
         tests = {"leaky": sources["development"]}
         with pytest.raises(DataError, match=r"24 of 72 training rows .* are also asked in the evaluation"):
             study(llama, tokenizer, tmp_path, sources, tests)
-        allowed = study(llama, tokenizer, tmp_path, sources, tests, allow_leaks=True)
+        allowed = study(llama, tokenizer, tmp_path, sources, tests, leaks="allow")
         assert allowed.results["audit"]["leaks"][0]["rows"] == 24
+
+    def test_leaked_queries_can_be_left_out_of_training(self, tmp_path, sources):
+        asked = load_prompts(sources["train"])[:3]
+        write_prompts(tmp_path / "asked.jsonl", [replace(p, query_id=f"asked {p.query_id}") for p in asked])
+        tables = load_tables(section(sources, leaks="drop"), ["en", "zh"], {"t": str(tmp_path / "asked.jsonl")}, 0)
+        leaked = {p.query_id for p in asked}
+        assert not leaked & {p.query_id for p in tables.train} and tables.audit.leaks == []
+        kept = load_tables(section(sources, leaks="allow"), ["en", "zh"], {"t": str(tmp_path / "asked.jsonl")}, 0)
+        assert len(kept.train) - len(tables.train) == sum(p.query_id in leaked for p in kept.train)
 
     def test_a_development_text_that_was_trained_on_is_refused(self, llama, tokenizer, tmp_path, sources):
         train = table("train", 24)

@@ -87,7 +87,7 @@ def test_leaks_stop_with_counts_and_ids_but_not_with_text() -> None:
     assert "8 of 9 training rows (8 queries)" in message
     assert "8 from pool in bench" in message
     assert "q0, q1, q2, q3, q4, ..." in message
-    assert "allow=True" in message
+    assert "leaks: drop" in message
     assert "secret" not in message
     assert len(check_no_leaks(train, evaluation, allow=True)) == 8
     assert "secret" not in repr(check_no_leaks(train, evaluation, allow=True))
