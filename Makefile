@@ -7,7 +7,7 @@ INSPECT := $(VENV)-inspect/bin
 VLLM := $(VENV)-vllm/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-inspect test-vllm lint bench bench-million embedded fuzz clean
+.PHONY: help demo test test-slow test-real test-inspect test-vllm lint bench bench-million embedded fuzz clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -29,7 +29,10 @@ test: $(STAMP)  ## the test suite (minutes)
 	@$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(STAMP)  ## long checks: a run killed 20 times, the server in ten languages, known answers
-	@$(BIN)/python -m pytest -m slow --timeout 3600
+	@$(BIN)/python -m pytest -m slow --timeout 3600 --ignore tests/real
+
+test-real: $(STAMP)  ## on real pretrained models; LASA_MODELS=FOLDER holds them (half an hour)
+	@$(BIN)/python -m pytest tests/real -m slow
 
 test-inspect:  ## the tests of the Inspect tasks, in an environment with inspect-ai
 	@test -x $(INSPECT)/python || $(PYTHON) -m venv $(VENV)-inspect

@@ -74,8 +74,8 @@ def locate(
     console = Console(soft_wrap=True, highlight=False)
     console.print(layers_table(result))
     for place, one in found.items():
-        if len(found) > 1:
-            console.print(f"Position {place}:", style="bold")
+        if place != search.position:
+            console.print(f"Read at {place}, for information:", style="bold")
         for sentence in findings(one):
             console.print(sentence)
     console.print(f"Written to {output}: bottleneck.json; as SVG, PNG and CSV: {', '.join(figures)}.")

@@ -170,8 +170,8 @@ def check_no_leaks(train: Sequence[Prompt], evaluation: Sequence[Prompt], allow:
     raise DataError(
         f"{len(leaks)} of {len(train)} training rows ({len(queries)} queries) are also asked in the evaluation: "
         f"{by_source} ({kinds}). First query ids: {', '.join(queries[:5])}{', ...' if len(queries) > 5 else ''}. "
-        "Remove these queries from either table (leaks: drop leaves them out of training), or allow the leak and report "
-        "it with the scores."
+        "Remove these queries from either table (leaks: drop leaves them out of training), or allow the leak and "
+        "report it with the scores."
     )
 
 
