@@ -9,6 +9,7 @@ from lasa.cli import (
     align,
     chat,
     compare,
+    coverage,
     doctor,
     embedded,
     evaluate,
@@ -34,6 +35,7 @@ app.command("run")(run.run)
 app.command("locate")(locate.locate)
 app.command("train-interpreter")(train_interpreter.train_interpreter)
 app.command("import-interpreter")(import_interpreter.import_interpreter)
+app.command("coverage")(coverage.coverage)
 app.command("align")(align.align)
 app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
+from datetime import date
 from functools import wraps
 from pathlib import Path
 from types import NoneType, UnionType
@@ -12,7 +13,8 @@ from pydantic import Field
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from lasa.files.settings import Settings, check_settings
+from lasa.errors import RecipeError
+from lasa.files.settings import Settings, check_settings, parse_yaml
 from lasa.models.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -53,8 +55,8 @@ def with_settings(
 
         @wraps(command)
         def run(*given: Any, **options: Any) -> None:
-            values = {field: options.pop(option) for field, option in names.items()}
             where = f"lasa {command.__name__.replace('_', '-')}"
+            values = {field: _value(section, field, options.pop(name), where) for field, name in names.items()}
             command(*given, **options, **{parameter: check_settings(section, values, where)})
 
         before = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
@@ -87,6 +89,7 @@ def _option(name: str, field: FieldInfo, default: Any) -> Any:
     if default is PydanticUndefined:
         default = ... if field.is_required() else field.get_default(call_default_factory=True)
     flag = f"--{name.replace('_', '-')}"
+    default = [] if default == {} else default
     text = field.description or name.replace("_", " ").capitalize()
     choices = [str(one) for part in (field.annotation, *get_args(field.annotation)) for one in _choices(part)]
     return typer.Option(default, flag, help=f"{text} ({', '.join(choices)})." if choices else f"{text}.")
@@ -94,6 +97,17 @@ def _option(name: str, field: FieldInfo, default: Any) -> Any:
 
 def _choices(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+def _value(section: type[Settings], field: str, given: Any, where: str) -> Any:
+    """What was given for a field; pairs `NAME=VALUE` where it takes a mapping."""
+    if get_origin(section.model_fields[field].annotation) is not dict:
+        return given
+    pairs = [pair.partition("=") for pair in given]
+    wrong = [name for name, equals, _ in pairs if not equals]
+    if wrong:
+        raise RecipeError(f"{where}: --{field.replace('_', '-')} takes NAME=VALUE, not {wrong[0]!r}.")
+    return {name: parse_yaml(value, where) for name, _, value in pairs}
 
 
 def _plain(annotation: Any) -> Any:
@@ -104,6 +118,8 @@ def _plain(annotation: Any) -> Any:
     if origin in (Union, UnionType):
         [one] = [_plain(part) for part in inside if part is not NoneType]
         return one | None
+    if origin is dict or annotation is date:
+        return list[str] if origin is dict else str
     if origin is list:
         return list[_plain(inside[0])]  # type: ignore[misc]
     return annotation if origin is not Literal else str

@@ -42,6 +42,9 @@ SCHEMA = 1
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
+Grade = Literal["covered", "partly", "not covered"]
+"""How far an interpreter can be expected to hold in a language."""
+
 
 @dataclass(frozen=True)
 class InterpreterConfig:
@@ -65,6 +68,7 @@ class InterpreterConfig:
             date, a template of the user's); "" where it is.
         languages: Languages of the training data.
         data: Fingerprints of the training and development data.
+        coverage: Grade of each language in which it was certified; see `lasa.interpreter.coverage`.
         metrics: What was measured when it was trained.
         provenance: Versions, commit, command line.
     """
@@ -85,6 +89,7 @@ class InterpreterConfig:
     chat_template: str = ""
     languages: tuple[str, ...] = ()
     data: dict[str, str] = field(default_factory=dict)
+    coverage: dict[str, Grade] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 

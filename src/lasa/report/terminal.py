@@ -9,7 +9,9 @@ from rich.table import Table
 from lasa.languages import sort_languages
 
 if TYPE_CHECKING:
+    from lasa.interpreter.coverage import Coverage
     from lasa.interpreter.tables import Audit
+    from lasa.statistics import Rate
 
 
 TIGHT: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 0, 0, 1), "pad_edge": False, "show_edge": False}
@@ -162,6 +164,24 @@ def _by_language(title: str, systems: dict[str, Any], rate: str, marked: Collect
     for name, system in systems.items():
         table.add_row(name, *(whole_percent(system["languages"].get(code, {}).get(rate)) for code in codes))
     return table
+
+
+def coverage_table(coverage: "Coverage") -> Table:
+    """Every language with its grade, and what it is based on."""
+    table = Table(title="Where the interpreter can be expected to hold", title_justify="left", **TIGHT)
+    table.caption, table.caption_justify = coverage.rule, "left"
+    for name in ("language", "grade", "agreement", "shift", "translations found", "AUROC measured"):
+        table.add_column(name, justify="left" if name in ("language", "grade") else "right")
+    for code, one in coverage.languages.items():
+        signals = (one.agreement, one.shift, one.retrieval, one.auroc)
+        table.add_row(code, one.grade, *(_signal(signal) for signal in signals))
+    return table
+
+
+def _signal(signal: "Rate | None") -> str:
+    if signal is None or signal.value is None:
+        return "-"
+    return f"{signal.value:.2f} ({signal.low:.2f} to {signal.high:.2f})"
 
 
 def _add_probe(table: Table, test: str, name: str, block: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Options of a command that come from a settings model."""
 
+from datetime import date
 from typing import Annotated, Literal
 
 import pytest
@@ -18,6 +19,8 @@ class Chosen(Settings):
     share: Fraction | None = None
     count: Annotated[int, Field(ge=1)] = 3
     hidden: int = 7
+    extra: dict[str, bool | int | str] = Field(default_factory=dict)
+    day: date | None = None
 
 
 @pytest.fixture
@@ -58,6 +61,14 @@ def test_a_required_field_is_a_required_option_and_a_field_left_out_is_none(call
 def test_a_value_out_of_bounds_is_named_with_its_option(call, flags, told):
     error = call("--source", "a", *flags)[0].exception
     assert isinstance(error, RecipeError) and told in str(error)
+
+
+def test_a_mapping_is_given_as_pairs_and_a_day_as_text(call):
+    pairs = ("--extra", "thinking=false", "--extra", "steps=3", "--extra", "name=x")
+    _, (chosen, _) = call("--source", "a", *pairs, "--day", "2026-01-31")
+    assert chosen.extra == {"thinking": False, "steps": 3, "name": "x"}
+    assert chosen.day == date(2026, 1, 31)
+    assert "takes NAME=VALUE, not 'thinking'" in str(call("--source", "a", "--extra", "thinking")[0].exception)
 
 
 def test_help_names_the_choices(call):

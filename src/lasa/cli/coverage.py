@@ -1,0 +1,68 @@
+"""`lasa coverage`: in which languages an interpreter can be expected to hold, from harmless parallel text."""
+
+from pathlib import Path
+
+import typer
+
+from lasa.cli.options import with_model
+from lasa.models.settings import ModelSettings
+
+
+@with_model
+def coverage(
+    model: ModelSettings,
+    interpreter: Path = typer.Option(..., help="Interpreter folder."),
+    parallel: list[str] = typer.Option(
+        ..., help="Harmless sentences that are translations of each other, a hundred or more; repeatable."
+    ),
+    labelled: list[str] = typer.Option([], help="Labelled prompts, to measure beside what is predicted; repeatable."),
+    output: Path = typer.Option(..., "--output", "-o", help="File for the certificate, such as coverage.json."),
+    seal: Path | None = typer.Option(None, help="Save the interpreter with its grades to this folder."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
+) -> None:
+    """Grade every language: covered, partly, not covered. No safety label is needed."""
+    import json
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    from lasa.data.sources import JOINED, load_prompts
+    from lasa.files.artifacts import write_json
+    from lasa.interpreter.coverage import measure_coverage, rank_correlation
+    from lasa.interpreter.probe import load_interpreter
+    from lasa.interpreter.training import LabelledStates
+    from lasa.models.hidden_states import read_hidden_states
+    from lasa.models.loading import load_model
+    from lasa.progress import show_progress
+    from lasa.quiet import quiet_libraries
+    from lasa.report.terminal import coverage_table
+
+    show_progress()
+    quiet_libraries()
+    probe = load_interpreter(interpreter)
+    template = model.chat_template or probe.config.chat_template or None
+    network, tokenizer = load_model(model.model_copy(update={"chat_template": template}))
+    probe.check_fits(network, tokenizer)
+    point = probe.config.read_point
+
+    def read(sources: list[str]) -> LabelledStates:
+        prompts = load_prompts(JOINED.join(sources))
+        return LabelledStates(
+            read_hidden_states(network, tokenizer, prompts, [point.layer], point.position)[:, 0], prompts
+        )
+
+    found = measure_coverage(probe, read(parallel), read(labelled) if labelled else None)
+    write_json(output, found.to_json())
+    if seal is not None:
+        probe.config = replace(probe.config, coverage={code: one.grade for code, one in found.languages.items()})
+        probe.save_pretrained(seal)
+    if as_json:
+        print(json.dumps(found.to_json(), ensure_ascii=False))
+        return
+    console = Console(highlight=False)
+    console.print(coverage_table(found))
+    unseen = set(found.languages) - set(probe.config.languages)
+    correlation = rank_correlation(found, unseen)
+    if correlation is not None:
+        console.print(f"Agreement and measured AUROC over the unseen languages: rank correlation {correlation:.2f}.")
+    console.print(f"Written: {output}" + (f", {seal}" if seal else ""), soft_wrap=True)

@@ -1,0 +1,105 @@
+"""Which languages an interpreter holds in, predicted from harmless parallel text alone."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from interpreters import WIDTH, config, labelled_states
+from lasa.data.prompts import user_prompt
+from lasa.errors import DataError
+from lasa.interpreter.coverage import grade, measure_coverage, rank_correlation
+from lasa.interpreter.probe import SafetySemanticInterpreter
+from lasa.interpreter.training import LabelledStates
+from lasa.statistics import Rate
+
+SEEN = ("en", "zh", "ko")
+
+
+@pytest.fixture(scope="module")
+def interpreter():
+    """A probe that reads the first axis."""
+    probe = SafetySemanticInterpreter(config(hidden=0, languages=SEEN)).eval()
+    with torch.no_grad():
+        probe.out.weight.zero_()
+        probe.out.weight[0, 0] = 4.0
+        probe.out.bias.zero_()
+    return probe
+
+
+def sentences(count=120, *, moved=0.0, seed=0):
+    """Sentences in five languages: `it` keeps what a sentence says, `sw` loses it, `jv` keeps it and is moved."""
+    draw = torch.Generator().manual_seed(seed)
+    meaning = torch.randn(count, WIDTH, generator=draw)
+    prompts, states = [], []
+    for code in (*SEEN, "it", "sw", "jv"):
+        own = torch.randn(count, WIDTH, generator=draw)
+        kept = 0.05 if code == "sw" else 1.0
+        part = kept * meaning + 0.4 * own if code != "sw" else own
+        part[:, 0] += moved if code == "jv" else 0.0
+        states.append(part)
+        prompts += [user_prompt(f"s{n}", code, f"{code} {n}", harmful=False) for n in range(count)]
+    return LabelledStates(torch.cat(states), prompts)
+
+
+def test_a_language_that_keeps_meaning_is_covered_and_one_that_loses_it_is_not(interpreter):
+    found = measure_coverage(interpreter, sentences())
+    grades = {code: one.grade for code, one in found.languages.items()}
+    assert grades == {**dict.fromkeys((*SEEN, "it", "jv"), "covered"), "sw": "not covered"}
+    assert found.languages["it"].retrieval.value > 0.9 > found.languages["sw"].retrieval.value
+    agreement = found.languages["it"].agreement
+    assert agreement.low < agreement.value < agreement.high and agreement.n == 120
+    assert found.languages["it"].auroc is None
+
+
+def test_a_language_whose_harmless_text_scores_high_is_not_covered_however_well_it_agrees(interpreter):
+    found = measure_coverage(interpreter, sentences(moved=3.0))
+    assert found.languages["jv"].agreement.value > 0.6
+    assert found.languages["jv"].shift.low > 0.7
+    assert found.languages["jv"].grade == "not covered"
+
+
+def test_labels_measure_what_was_predicted(interpreter):
+    labelled = labelled_states(40, ("it", "sw"))
+    noise = torch.randn(40, WIDTH, generator=torch.Generator().manual_seed(1))
+    states = labelled.states.clone()
+    states[[p.language == "sw" for p in labelled.prompts]] = noise
+    found = measure_coverage(interpreter, sentences(), LabelledStates(states, labelled.prompts))
+    assert found.languages["it"].auroc.value > 0.9 > found.languages["sw"].auroc.value
+    assert found.languages["en"].auroc is None
+    assert rank_correlation(found, {"it", "sw"}) is None  # two languages have no rank correlation
+
+
+@pytest.mark.parametrize(
+    ("agreement", "shift", "n", "expected"),
+    [
+        (0.76, 0.0, 100, "covered"),
+        (0.76, 0.0, 29, "partly"),
+        (0.74, 0.0, 100, "partly"),
+        (0.9, -0.6, 100, "partly"),
+        (0.59, 0.0, 100, "not covered"),
+        (0.9, 0.71, 100, "not covered"),
+        (None, 0.0, 100, "not covered"),
+    ],
+)
+def test_the_rule(agreement, shift, n, expected):
+    assert grade(Rate(agreement, None, None, n), Rate(shift, None, None, n), 1.0) == expected
+
+
+def test_an_interpreter_that_agrees_with_itself_nowhere_covers_nothing(interpreter):
+    data = sentences()
+    random = LabelledStates(torch.randn_like(data.states), data.prompts)
+    assert {one.grade for one in measure_coverage(interpreter, random).languages.values()} == {"not covered"}
+
+
+def test_sentences_in_one_seen_language_are_too_little(interpreter):
+    with pytest.raises(DataError, match="at least two of the interpreter's languages"):
+        measure_coverage(interpreter, sentences().only(["en", "it", "sw"]))
+
+
+def test_the_certificate_says_its_rule_and_is_plain_values(interpreter):
+    found = measure_coverage(interpreter, sentences()).to_json()
+    assert set(found["languages"]["sw"]) == {"grade", "agreement", "shift", "retrieval", "auroc"}
+    assert set(found["languages"]["sw"]["agreement"]) >= {"value", "low", "high", "n"}
+    assert "of that among the seen languages" in found["rule"]
+    assert replace(measure_coverage(interpreter, sentences()), layer=3).to_json()["layer"] == 3
