@@ -7,6 +7,7 @@ import typer
 from lasa import __version__
 from lasa.cli import (
     align,
+    calibrate,
     chat,
     compare,
     coverage,
@@ -35,6 +36,7 @@ app.command("run")(run.run)
 app.command("locate")(locate.locate)
 app.command("train-interpreter")(train_interpreter.train_interpreter)
 app.command("import-interpreter")(import_interpreter.import_interpreter)
+app.command("calibrate")(calibrate.calibrate)
 app.command("coverage")(coverage.coverage)
 app.command("align")(align.align)
 app.command("generate")(generate.generate)

@@ -29,9 +29,9 @@ def coverage(
     from lasa.data.sources import JOINED, load_prompts
     from lasa.files.artifacts import write_json
     from lasa.interpreter.coverage import measure_coverage, rank_correlation
+    from lasa.interpreter.fit import read_for
     from lasa.interpreter.probe import load_interpreter
     from lasa.interpreter.training import LabelledStates
-    from lasa.models.hidden_states import read_hidden_states
     from lasa.models.loading import load_model
     from lasa.progress import show_progress
     from lasa.quiet import quiet_libraries
@@ -43,13 +43,9 @@ def coverage(
     template = model.chat_template or probe.config.chat_template or None
     network, tokenizer = load_model(model.model_copy(update={"chat_template": template}))
     probe.check_fits(network, tokenizer)
-    point = probe.config.read_point
 
     def read(sources: list[str]) -> LabelledStates:
-        prompts = load_prompts(JOINED.join(sources))
-        return LabelledStates(
-            read_hidden_states(network, tokenizer, prompts, [point.layer], point.position)[:, 0], prompts
-        )
+        return read_for(probe, network, tokenizer, load_prompts(JOINED.join(sources)))
 
     found = measure_coverage(probe, read(parallel), read(labelled) if labelled else None)
     write_json(output, found.to_json())

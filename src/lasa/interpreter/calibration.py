@@ -93,13 +93,9 @@ def calibrate(
         codes = sort_languages({p.language for p in benign.prompts})
         known = f" They are in {', '.join(codes)}; in other languages nothing is promised."
         threshold, statements = found.value, {"threshold": found.statement + known}
-        for code in codes if options.per_language else ():
-            highest = _highest_by_question(benign.prompts, scores.tolist(), code)
-            own = confident_threshold(highest, options.false_refusals)
-            if own.guaranteed:
-                by_language[code] = own.value
-            fallback = "" if own.guaranteed else " The global threshold is used."
-            statements[f"language {code}"] = own.statement + fallback
+        if options.per_language:
+            by_language, stated = _language_thresholds(benign.prompts, scores.tolist(), options.false_refusals)
+            statements |= stated
     floor: float | None = None
     if options.controversial_misses is not None:
         band = conformal_floor(probabilities[harmful].tolist(), options.controversial_misses)
@@ -115,6 +111,38 @@ def calibrate(
         controversial=floor,
     )
     return Calibration(config, statements)
+
+
+def add_language_thresholds(
+    interpreter: SafetySemanticInterpreter, benign: LabelledStates, false_refusals: float
+) -> Calibration:
+    """Thresholds for the languages of benign prompts, added to an interpreter that is not trained again.
+
+    A language whose prompts are too few for the bound keeps the threshold that it had.
+
+    Args:
+        interpreter: As trained and calibrated.
+        benign: Benign prompts, in any language, with their states at its read point.
+        false_refusals: Target share of flagged benign prompts in each of the languages.
+    """
+    scores = interpreter.probability(benign.states).tolist()
+    thresholds, statements = _language_thresholds(benign.prompts, scores, false_refusals)
+    known = {**interpreter.config.language_thresholds, **thresholds}
+    return Calibration(replace(interpreter.config, language_thresholds=known), statements)
+
+
+def _language_thresholds(
+    prompts: Sequence[Prompt], scores: Sequence[float], false_refusals: float
+) -> tuple[dict[str, float], dict[str, str]]:
+    """The threshold of each language that has benign prompts enough, and what holds for every one of them."""
+    thresholds: dict[str, float] = {}
+    statements: dict[str, str] = {}
+    for code in sort_languages({prompt.language for prompt in prompts}):
+        own = confident_threshold(_highest_by_question(prompts, scores, code), false_refusals)
+        if own.guaranteed:
+            thresholds[code] = own.value
+        statements[f"language {code}"] = own.statement + ("" if own.guaranteed else " The global threshold is used.")
+    return thresholds, statements
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:

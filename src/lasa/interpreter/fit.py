@@ -86,6 +86,14 @@ def train_interpreter(
     return FittedInterpreter(trained.interpreter, calibrated.statements, trained.to_json())
 
 
+def read_for(
+    interpreter: SafetySemanticInterpreter, model: Any, tokenizer: Any, prompts: Sequence[Prompt]
+) -> LabelledStates:
+    """Prompts with their states at an interpreter's read point."""
+    point = interpreter.config.read_point
+    return LabelledStates(read_hidden_states(model, tokenizer, prompts, [point.layer], point.position)[:, 0], prompts)
+
+
 def fit_interpreter(
     train: LabelledStates,
     development: LabelledStates,

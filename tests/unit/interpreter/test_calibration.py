@@ -11,6 +11,7 @@ from interpreters import config, labelled_states
 from lasa.errors import RecipeError
 from lasa.files.settings import check_settings
 from lasa.interpreter.calibration import (
+    add_language_thresholds,
     balanced_threshold,
     calibrate,
     confident_threshold,
@@ -250,3 +251,30 @@ class TestCalibrate:
     def test_a_target_that_is_no_share_is_refused(self, target):
         with pytest.raises(RecipeError, match="false_refusals: Input should be"):
             check_settings(CalibrationOptions, {"false_refusals": target}, "test")
+
+
+class TestAddLanguageThresholds:
+    def benign(self, count, code, seed=1):
+        found = labelled_states(2 * count, (code,), name=f"more {code}", seed=seed)
+        return found.rows([not p.harmful for p in found.prompts])
+
+    def test_a_language_with_requests_enough_gets_one_and_the_others_keep_theirs(self):
+        probe = reader()
+        probe.config = replace(probe.config, language_thresholds={"th": 0.7})
+        found = add_language_thresholds(probe, self.benign(100, "sw"), 0.05)
+        assert set(found.config.language_thresholds) == {"th", "sw"}
+        assert "95% confidence" in found.statements["language sw"]
+
+    def test_the_rate_asked_for_is_rarely_exceeded(self):
+        probe, to_come = reader(), self.benign(4000, "sw", seed=99)
+        scores = probe.probability(to_come.states)
+        kept = []
+        for seed in range(20):
+            found = add_language_thresholds(probe, self.benign(100, "sw", seed), 0.05).config.language_thresholds
+            kept.append(float((scores >= found["sw"]).float().mean()) <= 0.05)
+        assert sum(kept) >= 17
+
+    def test_too_few_requests_give_no_threshold_and_say_so(self):
+        found = add_language_thresholds(reader(), self.benign(10, "sw"), 0.05)
+        assert found.config.language_thresholds == {}
+        assert "The global threshold is used" in found.statements["language sw"]
