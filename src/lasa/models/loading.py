@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from lasa.errors import ModelError
 from lasa.files.artifacts import check_folder
 from lasa.files.settings import check_settings
+from lasa.models.activated import ADAPTER_CONFIG, Activation, stored_tokens
 from lasa.models.hidden_states import check_readable
 from lasa.models.rendering import check_tokenizer
 from lasa.models.settings import ModelSettings
@@ -38,7 +39,7 @@ def model_folder(name: str) -> Path:
             f"No such model folder: {name}. Give the path of a local Hugging Face model "
             f"(config.json, weights, tokenizer), or one of: {', '.join(SHIPPED)}."
         )
-    if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
+    if not (folder / "config.json").is_file() and not (folder / ADAPTER_CONFIG).is_file():
         raise ModelError(f"{name} holds no model: config.json is missing.")
     return folder
 
@@ -60,7 +61,7 @@ def load_model(model: str | ModelSettings, **settings: Any) -> tuple[Any, Any]:
     folder = model_folder(name)
     check_folder(folder)
     transformers_logging.disable_progress_bar()
-    adapter = folder / "adapter_config.json"
+    adapter = folder / ADAPTER_CONFIG
     base = folder
     if adapter.is_file() and not (folder / "config.json").is_file():
         base = model_folder(str(json.loads(adapter.read_text("utf-8")).get("base_model_name_or_path")))
@@ -89,6 +90,8 @@ def load_model(model: str | ModelSettings, **settings: Any) -> tuple[Any, Any]:
             if not (folder / "adapter_model.safetensors").is_file():
                 raise ModelError(f"{name} has no adapter_model.safetensors. Save the adapter as safetensors.")
             network = PeftModel.from_pretrained(network, folder)
+            if stored_tokens(folder):
+                Activation(network)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"{name} cannot be loaded: {error}. If the files are damaged, fetch the model again."
