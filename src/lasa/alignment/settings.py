@@ -39,11 +39,23 @@ class SystemSettings(Settings):
     answer_weight: float = Field(
         0.0, ge=0, le=100, description="Weight of the likelihood of desirable answers added to KTO's loss (an anchor)"
     )
+    desirable_weight: float = Field(1.0, gt=0, le=100, description="Weight of desirable rows in KTO's loss")
+    undesirable_weight: float = Field(1.0, gt=0, le=100, description="Weight of undesirable rows in KTO's loss")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="Of AdamW")
     consistency: float = Field(0.0, ge=0, le=100, description="Weight of the multi-lingual consistency term; KTO only")
     wrong_language_refusals: float = Field(
         0.0, ge=0, le=1, description="Share of harmful rows with a refusal in another language as undesirable answer"
     )
     lora_rank: int = Field(0, ge=0, le=1024, description="Rank of a LoRA adapter; 0 trains all weights")
+    lora_alpha: float | None = Field(
+        None, gt=0, description="Scale of the adapter, times its rank; None: twice the rank"
+    )
+    lora_dropout: float = Field(
+        0.0, ge=0, lt=1, description="Share of the adapter's inputs that is dropped in training"
+    )
+    lora_targets: list[str] = Field(
+        default_factory=list, description="Names of the maps that have an adapter (q_proj, ...); none for all in blocks"
+    )
     adapter: Adapter = Field("everywhere", description="Where the adapter acts")
     four_bit: bool = Field(False, description="Hold the base model in 4 bits under the adapter (QLoRA)")
     gradient_checkpointing: bool = Field(False, description="Trade time for memory")
@@ -62,6 +74,10 @@ class SystemSettings(Settings):
             raise ValueError("interpreter_layer needs a method to train with")
         if self.consistency and self.method != "kto":
             raise ValueError("the consistency term belongs to the method kto")
+        if self.method not in (None, "kto") and (self.desirable_weight, self.undesirable_weight) != (1, 1):
+            raise ValueError("desirable_weight and undesirable_weight belong to the method kto")
+        if not self.lora_rank and (self.lora_alpha or self.lora_dropout or self.lora_targets):
+            raise ValueError("lora_alpha, lora_dropout and lora_targets belong to an adapter: set lora_rank")
         if self.four_bit and not self.lora_rank:
             raise ValueError("four_bit trains an adapter on a frozen base: set lora_rank")
         if self.adapter == "behind_condition":

@@ -5,7 +5,7 @@ training, or come from the same weights with the adapter switched off.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,14 @@ def train(
     assert settings.method is not None
     if settings.method != "sft":
         say(f"Preparing {name}: reference log-probabilities")
-    trainer = _BUILDERS[settings.method](model, tokenizer, rows, settings, arguments, _adapter(settings, behind))
+    try:
+        trainer = _BUILDERS[settings.method](model, tokenizer, rows, settings, arguments, _adapter(settings, behind))
+    except ValueError as error:
+        if not settings.lora_targets or "modules" not in str(error):
+            raise
+        raise RecipeError(
+            f"{name}: no adapter can be put onto lora_targets={settings.lora_targets}: {error}"
+        ) from error
     trainer.watch = StayFinite(name, rows, settings.max_length)
     activation = Activation(trainer.model) if behind is not None else None
     tail = thinking_tail(tokenizer)
@@ -173,6 +180,8 @@ def _conditioned(rows: Sequence[TrainingExample], name: str) -> list[TrainingExa
 
 
 def _arguments(model: Any, settings: SystemSettings, folder: Path, seed: int) -> dict[str, Any]:
+    on_cpu = not torch.cuda.is_available() and model.device.type == "cpu"
+    bfloat16 = model.dtype == torch.bfloat16 and (torch.cuda.is_available() or (on_cpu and _native_bfloat16()))
     return {
         "output_dir": str(folder),
         "learning_rate": settings.learning_rate,
@@ -193,10 +202,18 @@ def _arguments(model: Any, settings: SystemSettings, folder: Path, seed: int) ->
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # it logs a loss that is not finite as 0
         "disable_tqdm": True,
-        "bf16": model.dtype == torch.bfloat16 and torch.cuda.is_available(),
+        "bf16": bfloat16,
+        "use_cpu": bfloat16 and on_cpu,  # without it transformers looks for a GPU
+        "weight_decay": settings.weight_decay,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "remove_unused_columns": False,
     }
+
+
+def _native_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 numbers itself; others would be slower than in float32."""
+    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in the oldest torch
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16") or known.get("bf16"))
 
 
 def _adapter(settings: SystemSettings, behind: list[int] | None) -> Any:
@@ -212,8 +229,9 @@ def _adapter(settings: SystemSettings, behind: list[int] | None) -> Any:
 
     return LoraConfig(
         r=settings.lora_rank,
-        lora_alpha=2 * settings.lora_rank,
-        target_modules="all-linear",
+        lora_alpha=settings.lora_alpha or 2 * settings.lora_rank,
+        lora_dropout=settings.lora_dropout,
+        target_modules=settings.lora_targets or "all-linear",
         task_type="CAUSAL_LM",
         alora_invocation_tokens=behind,
     )
@@ -255,7 +273,13 @@ def _kto(
 ) -> Any:
     if settings.batch_size < 2:
         raise RecipeError("KTO pairs each row with another of its batch: batch_size must be at least 2.")
-    config = KTOConfig(**arguments, beta=settings.beta, precompute_ref_log_probs=_precompute(model, settings))
+    config = KTOConfig(
+        **arguments,
+        beta=settings.beta,
+        desirable_weight=settings.desirable_weight,
+        undesirable_weight=settings.undesirable_weight,
+        precompute_ref_log_probs=_precompute(model, settings),
+    )
     kept = _within_budget(separate_partners(rows, settings.batch_size), config)
     data = Dataset.from_list(
         [

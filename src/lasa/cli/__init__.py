@@ -15,6 +15,7 @@ from lasa.cli import (
     generate,
     import_interpreter,
     locate,
+    merge,
     plan,
     report,
     run,
@@ -35,6 +36,7 @@ app.command("locate")(locate.locate)
 app.command("train-interpreter")(train_interpreter.train_interpreter)
 app.command("import-interpreter")(import_interpreter.import_interpreter)
 app.command("align")(align.align)
+app.command("merge")(merge.merge)
 app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)
 app.command("serve")(serve.serve)
