@@ -1,12 +1,17 @@
 """Guards over tiny random models, with a random interpreter whose threshold flags some of given prompts."""
 
+import copy
+
 import torch
+from peft import LoraConfig, get_peft_model
 
 from conftest import build_model
+from lasa.conditioning.condition import condition_ids
 from lasa.conditioning.decision import Policy
 from lasa.data.prompts import Prompt
 from lasa.guard.guard import Guard
 from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
+from lasa.models.activated import Activation
 from lasa.models.hidden_states import ReadPoint, read_hidden_states
 from lasa.models.layers import hidden_size
 from lasa.models.rendering import template_fingerprint
@@ -55,3 +60,21 @@ def build_guard(model, tokenizer, prompts, *, position="last", flagged=0.5, poli
 def conversations(prompts: list[Prompt]):
     """The prompts' conversations."""
     return [prompt.messages for prompt in prompts]
+
+
+def behind_condition(model, tokenizer, seed=0):
+    """A copy of a model with a random adapter, strong enough to change every answer, that acts behind the condition."""
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=2,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+        alora_invocation_tokens=condition_ids(tokenizer, CONDITION),
+    )
+    adapted = get_peft_model(copy.deepcopy(model), config)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.5)
+    Activation(adapted)
+    return adapted.eval()

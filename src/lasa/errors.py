@@ -23,3 +23,7 @@ class ArtifactError(LasaError):
 
 class GuardError(LasaError):
     """The guard cannot do its work; nothing may be generated without it."""
+
+
+class TrainingError(LasaError):
+    """A training went wrong; nothing of it is kept."""

@@ -23,7 +23,7 @@ from lasa.alignment.rows import token_rows
 from lasa.alignment.settings import AlignmentSettings, SystemSettings
 from lasa.alignment.system import AlignmentTables, align_system
 from lasa.alignment.trainers import train
-from lasa.conditioning.condition import condition_ids
+from lasa.conditioning.condition import DEFAULT_CONDITION, condition_ids
 from lasa.data.preferences import Preference
 from lasa.data.prompts import user_prompt, write_prompts
 from lasa.data.world import tables
@@ -32,9 +32,12 @@ from lasa.files.artifacts import model_fingerprint, read_json
 from lasa.guard.guard import Guard
 from lasa.interpreter.probe import load_interpreter
 from lasa.interpreter.settings import CalibrationOptions
+from lasa.models.generation import GenerationSettings
 from lasa.models.hidden_states import read_hidden_states
 from lasa.models.loading import load_model
+from lasa.models.settings import ModelSettings
 from lasa.models.soft_condition import SoftCondition
+from lasa.run.systems import find_system
 from miniature import write_model, write_preferences
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -76,12 +79,16 @@ def stop_in_step(monkeypatch, number: int) -> list[int]:
     return steps
 
 
+BEHIND = {"lora_rank": 2, "adapter": "behind_condition", "signal": "always", "guarded": True}
+
 RESUMED = {
     "kto": {"answer_weight": 0.5},
     "sft": {"method": "sft"},
     "dpo": {"method": "dpo"},
     "adapter": {"lora_rank": 2},
     "soft-adapter": {"lora_rank": 2, "signal": "soft", "guarded": True},
+    "adapter-behind": BEHIND,
+    "sft-adapter-behind": {**BEHIND, "method": "sft"},
 }
 
 
@@ -201,6 +208,82 @@ def test_all_weights_of_a_bfloat16_model_are_trained_in_float32_and_stored_as_th
     _, after = align_to(tmp_path / "system", model, tokenizer, preferences, gradient_checkpointing=True)
     assert {weight.dtype for weight in after.values()} == {torch.bfloat16}
     assert any(not torch.equal(before[name], after[name]) for name in after)
+
+
+@pytest.mark.parametrize("method", ["sft", "kto", "dpo"])
+def test_an_adapter_behind_the_condition_learns_and_leaves_base_interpreter_and_plain_answers_alone(
+    method, tokenizer, preferences, prompts, model_folder, tmp_path
+):
+    base, _ = load_model(str(model_folder))
+    model, _ = load_model(str(model_folder))
+    interpreter = build_interpreter(model, tokenizer, prompts, base_fingerprint=model_fingerprint(model))
+    strong = {"method": method, "learning_rate": 2e-2, "steps": 12}
+    system, section = SystemSettings(**{**SYSTEM, **BEHIND, **strong}), AlignmentSettings(preferences="-")
+    benign = [one.prompt for one in preferences if not one.prompt.harmful]
+    align_system(
+        model, tokenizer, interpreter, AlignmentTables(preferences, prompts, benign=benign), system, section,
+        CalibrationOptions(), tmp_path / "system", name="test", base="tiny", seed=0,
+    )  # fmt: skip
+    losses = read_json(tmp_path / "system" / "training.json")["losses"]
+    assert sum(losses[-3:]) < sum(losses[:3])
+    languages = read_json(tmp_path / "system" / "perplexity.json")["languages"]
+    assert all(found["before"] == found["after"] for found in languages.values())
+    assert read_json(tmp_path / "system" / "drift.json")["largest_shift"] == 0
+    system = find_system(
+        model=ModelSettings(path=str(tmp_path / "system")), interpreter=tmp_path / "system" / "interpreter"
+    )
+    guard, before = system.guard(), Guard(base, tokenizer, interpreter)
+    asked = [prompt.messages for prompt in prompts]
+    answers = [one.generate(asked, GenerationSettings(max_new_tokens=8)) for one in (before, guard)]
+    for one, other in zip(*answers, strict=True):
+        assert one.decision == other.decision
+        assert one.decision.action == "condition" or one.answer == other.answer
+    state = guard.model.get_base_model().state_dict()
+    kept = {name.replace(".base_layer", ""): weight for name, weight in state.items() if "lora" not in name}
+    assert all(torch.equal(kept[name], weight) for name, weight in base.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_:FutureWarning")  # TRL 1.16 uses transformers' old name
+def test_an_adapter_behind_the_condition_is_trained_where_the_guard_lets_it_act(tokenizer, tmp_path):
+    """A user's text that holds the condition moves nothing, and blocks that are computed twice see the same."""
+    asked = [user_prompt(str(n), "en", f"paint {n}. {DEFAULT_CONDITION} {n}") for n in range(8)]
+    table = [Preference(prompt, f"yes {n}", f"no {n}") for n, prompt in enumerate(asked)]
+    condition = condition_ids(tokenizer, DEFAULT_CONDITION)
+    rows = token_rows(tokenizer, table, [condition] * 8, seed=0)
+    found = []
+    for checkpointing in (False, True):
+        settings = SystemSettings(
+            method="kto", steps=3, batch_size=4, warmup_steps=0, learning_rate=1e-2,
+            gradient_checkpointing=checkpointing, **BEHIND,
+        )  # fmt: skip
+        model = build_model("llama", tokenizer, layers=2)
+        trained = train(model, tokenizer, rows, settings, tmp_path, "test", condition=condition)
+        weights = {name: p for name, p in trained.model.named_parameters() if "lora" in name}
+        assert all(bool(p.abs().sum() > 0) for p in weights.values())
+        found.append((trained.losses, torch.cat([p.flatten() for p in weights.values()])))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-5)
+
+
+def test_rows_without_a_condition_are_left_to_the_base(tokenizer, preferences, tmp_path):
+    rows = token_rows(tokenizer, preferences, [[]] * len(preferences), seed=0)
+    settings = SystemSettings(method="sft", steps=1, batch_size=4, **BEHIND)
+    with pytest.raises(RecipeError, match="acts behind the condition, and no row has one"):
+        train(build_model("llama", tokenizer, layers=2), tokenizer, rows, settings, tmp_path, "test")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lora_rank": 0}, "set lora_rank"),
+        ({"signal": "none"}, "no row has a condition"),
+        ({"signal": "soft"}, "no row has a condition"),
+        ({"guarded": False}, "set guarded"),
+    ],
+)
+def test_an_adapter_that_could_never_act_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        SystemSettings(method="sft", **{**BEHIND, **changes})
 
 
 @pytest.mark.parametrize("stop", [True, False])

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from lasa.models.activated import Activation
 from lasa.models.soft_condition import SOFT_CONDITION, SoftCondition
 from lasa.progress import Advance, say
 
@@ -51,8 +52,8 @@ class AdvanceProgress(TrainerCallback):  # type: ignore[misc]
 class CompleteCheckpoints(TrainerCallback):  # type: ignore[misc]
     """Adds to each checkpoint what an adapter's lacks, and the mark that it is complete."""
 
-    def __init__(self, soft: SoftCondition | None) -> None:
-        self.soft = soft
+    def __init__(self, soft: SoftCondition | None, activation: Activation | None) -> None:
+        self.soft, self.activation = soft, activation
 
     def on_save(self, args: Any, state: Any, *rest: Any, **kwargs: Any) -> None:
         """Write what is missing, then the mark."""
@@ -60,6 +61,8 @@ class CompleteCheckpoints(TrainerCallback):  # type: ignore[misc]
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             if self.soft is not None:
                 self.soft.save(folder / SOFT_CONDITION)
+            if self.activation is not None:
+                self.activation.complete(folder)
             (folder / COMPLETE).touch()
 
 

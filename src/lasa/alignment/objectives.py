@@ -4,19 +4,39 @@ The trainers' own preparation would render again, add terminators and pair KL co
 `_prepare_dataset` is the one private method that is replaced.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
 from trl import DPOTrainer, KTOTrainer, SFTTrainer
 
 from lasa.alignment.consistency import Consistency
+from lasa.alignment.soundness import StayFinite
 
 
 class _Tokenized:
-    """Leaves a dataset of token ids as it is."""
+    """Leaves a dataset of token ids as it is.
+
+    Attributes:
+        watch: Ends the training where a loss is not finite, or None.
+    """
+
+    watch: StayFinite | None = None
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         return dataset
+
+    def compute_loss(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The loss, of batches that the watch knows of."""
+        if self.watch is not None:
+            self.watch.begin(inputs, self.state.global_step + 1)
+        loss = super().compute_loss(model, inputs, *args, **kwargs)  # type: ignore[misc]
+        self._check("the loss", [loss])
+        return loss
+
+    def _check(self, what: str, values: Iterable[Tensor]) -> None:
+        if self.watch is not None:
+            self.watch.check(what, values)
 
 
 class TokenizedSFTTrainer(_Tokenized, SFTTrainer):  # type: ignore[misc]
@@ -46,6 +66,8 @@ class TokenizedKTOTrainer(_Tokenized, KTOTrainer):  # type: ignore[misc]
             return outputs[-1]
 
         loss = super()._compute_loss(watched, inputs, return_outputs)
+        self._check("a log-probability", [one.log_probs for one in outputs])  # KTO's mean passes over them
+        self._check("a reference log-probability", [inputs[n] for n in inputs if n.startswith("ref_")])
         if self.answer_weight:
             loss = loss + self.answer_weight * _answer_loss(outputs[-1].log_probs, inputs)
         if self.consistency is not None:

@@ -57,6 +57,8 @@ def decisions(
     """
     if signal == "none":
         return [False] * len(preferences)
+    if signal == "always":
+        return [True] * len(preferences)
     if signal == "label":
         return [bool(p.prompt.harmful) for p in preferences]
     if signal == "sampled":

@@ -9,9 +9,14 @@ from lasa.files.settings import Fraction, Settings
 Method = Literal["sft", "kto", "dpo"]
 """`sft` learns the desirable answers, `kto` and `dpo` also what to avoid."""
 
-Signal = Literal["interpreter", "soft", "label", "sampled", "none"]
+Signal = Literal["interpreter", "soft", "label", "sampled", "always", "none"]
 """`interpreter`: the SSI's decision; `soft`: its probability, as a learned embedding; `label`: the row's own label (an
-oracle); `sampled`: a coin for harmful rows, as in the public code; `none`: never conditioned (surface tuning)."""
+oracle); `sampled`: a coin for harmful rows, as in the public code; `always`: every row, so that what is learned is to
+trust the condition; `none`: never conditioned (surface tuning)."""
+
+Adapter = Literal["everywhere", "behind_condition"]
+"""Where a LoRA adapter acts: at every token, or from the condition to the end of the turn, so that the base model reads
+every prompt and answers what is not flagged."""
 
 
 class SystemSettings(Settings):
@@ -34,11 +39,24 @@ class SystemSettings(Settings):
     answer_weight: float = Field(
         0.0, ge=0, le=100, description="Weight of the likelihood of desirable answers added to KTO's loss (an anchor)"
     )
+    desirable_weight: float = Field(1.0, gt=0, le=100, description="Weight of desirable rows in KTO's loss")
+    undesirable_weight: float = Field(1.0, gt=0, le=100, description="Weight of undesirable rows in KTO's loss")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="Of AdamW")
     consistency: float = Field(0.0, ge=0, le=100, description="Weight of the multi-lingual consistency term; KTO only")
     wrong_language_refusals: float = Field(
         0.0, ge=0, le=1, description="Share of harmful rows with a refusal in another language as undesirable answer"
     )
     lora_rank: int = Field(0, ge=0, le=1024, description="Rank of a LoRA adapter; 0 trains all weights")
+    lora_alpha: float | None = Field(
+        None, gt=0, description="Scale of the adapter, times its rank; None: twice the rank"
+    )
+    lora_dropout: float = Field(
+        0.0, ge=0, lt=1, description="Share of the adapter's inputs that is dropped in training"
+    )
+    lora_targets: list[str] = Field(
+        default_factory=list, description="Names of the maps that have an adapter (q_proj, ...); none for all in blocks"
+    )
+    adapter: Adapter = Field("everywhere", description="Where the adapter acts")
     four_bit: bool = Field(False, description="Hold the base model in 4 bits under the adapter (QLoRA)")
     gradient_checkpointing: bool = Field(False, description="Trade time for memory")
     save_steps: int | None = Field(None, ge=1, description="Steps between checkpoints to go on from after a stop")
@@ -56,8 +74,21 @@ class SystemSettings(Settings):
             raise ValueError("interpreter_layer needs a method to train with")
         if self.consistency and self.method != "kto":
             raise ValueError("the consistency term belongs to the method kto")
+        if self.method not in (None, "kto") and (self.desirable_weight, self.undesirable_weight) != (1, 1):
+            raise ValueError("desirable_weight and undesirable_weight belong to the method kto")
+        if not self.lora_rank and (self.lora_alpha or self.lora_dropout or self.lora_targets):
+            raise ValueError("lora_alpha, lora_dropout and lora_targets belong to an adapter: set lora_rank")
         if self.four_bit and not self.lora_rank:
             raise ValueError("four_bit trains an adapter on a frozen base: set lora_rank")
+        if self.adapter == "behind_condition":
+            if not self.lora_rank:
+                raise ValueError("an adapter behind the condition needs a rank: set lora_rank")
+            if self.signal in ("none", "soft"):
+                raise ValueError(f"with the signal {self.signal!r} no row has a condition that the adapter acts behind")
+            if not self.guarded:
+                raise ValueError("without the guard an adapter behind the condition never acts: set guarded")
+            if self.consistency:
+                raise ValueError("the consistency term reads prompts, where an adapter behind the condition never acts")
         return self
 
     @model_validator(mode="after")

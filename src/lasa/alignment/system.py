@@ -17,6 +17,7 @@ from lasa.alignment.consistency import Consistency, translations
 from lasa.alignment.processes import ROWS
 from lasa.alignment.rows import TrainingExample, decisions, token_rows, wrong_language_refusals
 from lasa.alignment.settings import AlignmentSettings, SystemSettings
+from lasa.alignment.soundness import check_answer
 from lasa.alignment.trainers import Trained, train
 from lasa.conditioning.condition import DEFAULT_CONDITION, condition_ids
 from lasa.conditioning.decision import Policy, decide
@@ -36,6 +37,7 @@ from lasa.interpreter.drift import measure_drift, refit
 from lasa.interpreter.probe import SafetySemanticInterpreter
 from lasa.interpreter.settings import CalibrationOptions
 from lasa.interpreter.training import LabelledStates
+from lasa.models.activated import activation_of
 from lasa.models.hidden_states import read_hidden_states
 from lasa.models.loading import load_model
 from lasa.models.perplexity import language_losses, perplexity_drift
@@ -121,11 +123,13 @@ def align_system(
         "model": base_fingerprint,
     }
     unfinished = _unfinished(folder, started)
-    trained = train(model, tokenizer, rows, system, unfinished, name, consistency, floor, seed)
+    behind = condition_ids(tokenizer, condition)
+    trained = train(model, tokenizer, rows, system, unfinished, name, consistency, floor, seed, behind)
     _save(trained, tokenizer, unfinished)
     if not trained.trainer.is_world_process_zero():
         return
     model = load_model(str(unfinished))[0] if trained.sharded else trained.model
+    check_answer(model, tokenizer, rows, behind, name)
     write_json(
         unfinished / "lasa.json",
         provenance(
@@ -154,7 +158,8 @@ def align_system(
             benign = tables.calibration
             more = LabelledStates(_read(model, tokenizer, drift.interpreter, benign), benign) if benign else None
             interpreter, _ = refit(drift.interpreter, states, tables.probes, calibration, more)
-    if interpreter is not None and (section.refit or system.interpreter_layer is not None):
+    own = section.refit or system.interpreter_layer is not None or system.adapter == "behind_condition"
+    if interpreter is not None and own:
         interpreter.save_pretrained(unfinished / "interpreter")
     _clean(unfinished)
     seal_folder(unfinished)
@@ -237,6 +242,9 @@ def _save(trained: Trained, tokenizer: Any, folder: Path) -> None:
     with disk_errors(folder):
         if soft is None:
             trained.trainer.save_model(str(folder))
+            activation = activation_of(trained.model)
+            if main and activation is not None:
+                activation.complete(folder)
         elif main:
             weights = {k: v for k, v in trained.model.state_dict().items() if not k.endswith("soft_condition")}
             trained.model.save_pretrained(folder, state_dict=weights)

@@ -27,8 +27,13 @@ from lasa.alignment.objectives import TokenizedDPOTrainer, TokenizedKTOTrainer, 
 from lasa.alignment.processes import check_unsharded, check_wrapper, shared_rows
 from lasa.alignment.rows import TrainingExample, kl_partners, separate_partners
 from lasa.alignment.settings import SystemSettings
+from lasa.alignment.soundness import StayFinite
+from lasa.conditioning.condition import place_condition
 from lasa.errors import RecipeError
+from lasa.models.activated import Activation, acting_before_labels
+from lasa.models.loading import cpu_multiplies_bfloat16
 from lasa.models.soft_condition import SOFT_CONDITION, soft_condition_of
+from lasa.models.thinking import thinking_tail
 from lasa.progress import progress, say
 
 os.environ.setdefault("TRL_TELEMETRY_DISABLED", "1")
@@ -66,6 +71,7 @@ def train(
     consistency: Consistency | None = None,
     floor: HelpfulnessFloor | None = None,
     seed: int = 0,
+    condition: Sequence[int] = (),
 ) -> Trained:
     """Train a model on token rows.
 
@@ -79,13 +85,18 @@ def train(
         consistency: A multi-lingual term for KTO's loss, or None.
         floor: Watches helpfulness, or None.
         seed: The trainer's.
+        condition: The condition's token ids, for an adapter that acts behind it.
 
     Raises:
         RecipeError: The settings cannot work on these rows, or the parallel strategy that was asked for is not in use.
+        TrainingError: A loss, a gradient or a weight is not finite.
     """
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     rows = _short_enough(rows, settings.max_length, name)
+    behind = list(condition) if settings.adapter == "behind_condition" else None
+    if behind is not None:
+        rows = _conditioned(rows, name)
     soft = soft_condition_of(model)
     check_unsharded(soft, consistency)
     stored = model.dtype
@@ -96,18 +107,33 @@ def train(
     assert settings.method is not None
     if settings.method != "sft":
         say(f"Preparing {name}: reference log-probabilities")
-    trainer = _BUILDERS[settings.method](model, tokenizer, rows, settings, arguments)
+    try:
+        trainer = _BUILDERS[settings.method](model, tokenizer, rows, settings, arguments, _adapter(settings, behind))
+    except ValueError as error:
+        if not settings.lora_targets or "modules" not in str(error):
+            raise
+        raise RecipeError(
+            f"{name}: no adapter can be put onto lora_targets={settings.lora_targets}: {error}"
+        ) from error
+    trainer.watch = StayFinite(name, rows, settings.max_length)
+    activation = Activation(trainer.model) if behind is not None else None
+    tail = thinking_tail(tokenizer)
+    width = len(place_condition(tail, condition, tail))
     if isinstance(trainer, TokenizedKTOTrainer):
         trainer.consistency = consistency
     if soft is not None:
         soft.embeddings.requires_grad_(True)  # PEFT freezes whatever is not its own
     total = settings.steps or len(trainer.get_train_dataloader()) // settings.accumulate * round(settings.epochs)
-    with progress(f"Aligning {name}", max(total, 1), "steps") as advance:
+    with (
+        progress(f"Aligning {name}", max(total, 1), "steps") as advance,
+        acting_before_labels(trainer.model, width),
+    ):
         trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(trainer.watch)
         trainer.add_callback(AdvanceProgress(advance))
         watch = WatchHelpfulness(name, floor)
         trainer.add_callback(watch)
-        trainer.add_callback(CompleteCheckpoints(soft))
+        trainer.add_callback(CompleteCheckpoints(soft, activation))
         trainer.accelerator.wait_for_everyone()
         last = last_checkpoint(folder)
         if last is not None and soft is not None:
@@ -139,7 +165,24 @@ def _short_enough(rows: Sequence[TrainingExample], longest: int, name: str) -> l
     return kept
 
 
+def _conditioned(rows: Sequence[TrainingExample], name: str) -> list[TrainingExample]:
+    """The rows in which an adapter behind the condition acts; the others are answered by the base all the same."""
+    kept = [row for row in rows if row.conditioned]
+    if not kept:
+        raise RecipeError(
+            f"{name}: the adapter acts behind the condition, and no row has one. Choose another signal (always, say), "
+            "or adapter: everywhere."
+        )
+    if len(kept) < len(rows):
+        say(
+            f"{name}: {len(rows) - len(kept):,} of {len(rows):,} rows have no condition and are left to the base model."
+        )
+    return kept
+
+
 def _arguments(model: Any, settings: SystemSettings, folder: Path, seed: int) -> dict[str, Any]:
+    on_cpu = not torch.cuda.is_available() and model.device.type == "cpu"
+    bfloat16 = model.dtype == torch.bfloat16 and (torch.cuda.is_available() or (on_cpu and cpu_multiplies_bfloat16()))
     return {
         "output_dir": str(folder),
         "learning_rate": settings.learning_rate,
@@ -158,26 +201,44 @@ def _arguments(model: Any, settings: SystemSettings, folder: Path, seed: int) ->
         "save_total_limit": 1,
         "logging_strategy": "steps",
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it logs a loss that is not finite as 0
         "disable_tqdm": True,
-        "bf16": model.dtype == torch.bfloat16 and torch.cuda.is_available(),
+        "bf16": bfloat16,
+        "use_cpu": bfloat16 and on_cpu,  # without it transformers looks for a GPU
+        "weight_decay": settings.weight_decay,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "remove_unused_columns": False,
     }
 
 
-def _adapter(settings: SystemSettings) -> Any:
-    """The trainer makes the adapter itself; so its reference is the base with the adapter switched off."""
+def _adapter(settings: SystemSettings, behind: list[int] | None) -> Any:
+    """The trainer makes the adapter itself; so its reference is the base with the adapter switched off.
+
+    Args:
+        settings: Its rank.
+        behind: Token ids of the condition that it acts behind, or None for everywhere.
+    """
     if not settings.lora_rank:
         return None
     from peft import LoraConfig
 
     return LoraConfig(
-        r=settings.lora_rank, lora_alpha=2 * settings.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha or 2 * settings.lora_rank,
+        lora_dropout=settings.lora_dropout,
+        target_modules=settings.lora_targets or "all-linear",
+        task_type="CAUSAL_LM",
+        alora_invocation_tokens=behind,
     )
 
 
 def _sft(
-    model: Any, tokenizer: Any, rows: Sequence[TrainingExample], settings: SystemSettings, arguments: dict[str, Any]
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[TrainingExample],
+    settings: SystemSettings,
+    arguments: dict[str, Any],
+    adapter: Any = None,
 ) -> Any:
     good = [row for row in rows if row.desirable]
     if not good:
@@ -193,16 +254,27 @@ def _sft(
     )
     config = SFTConfig(**arguments, packing=False)
     return TokenizedSFTTrainer(
-        model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=_adapter(settings)
+        model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=adapter
     )
 
 
 def _kto(
-    model: Any, tokenizer: Any, rows: Sequence[TrainingExample], settings: SystemSettings, arguments: dict[str, Any]
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[TrainingExample],
+    settings: SystemSettings,
+    arguments: dict[str, Any],
+    adapter: Any = None,
 ) -> Any:
     if settings.batch_size < 2:
         raise RecipeError("KTO pairs each row with another of its batch: batch_size must be at least 2.")
-    config = KTOConfig(**arguments, beta=settings.beta, precompute_ref_log_probs=_precompute(model, settings))
+    config = KTOConfig(
+        **arguments,
+        beta=settings.beta,
+        desirable_weight=settings.desirable_weight,
+        undesirable_weight=settings.undesirable_weight,
+        precompute_ref_log_probs=_precompute(model, settings),
+    )
     kept = _within_budget(separate_partners(rows, settings.batch_size), config)
     data = Dataset.from_list(
         [
@@ -217,14 +289,19 @@ def _kto(
     )
     data = shared_rows(data, config)
     trainer = TokenizedKTOTrainer(
-        model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=_adapter(settings)
+        model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=adapter
     )
     trainer.answer_weight = settings.answer_weight
     return trainer
 
 
 def _dpo(
-    model: Any, tokenizer: Any, rows: Sequence[TrainingExample], settings: SystemSettings, arguments: dict[str, Any]
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[TrainingExample],
+    settings: SystemSettings,
+    arguments: dict[str, Any],
+    adapter: Any = None,
 ) -> Any:
     by_prompt: dict[tuple[int, ...], dict[bool, list[TrainingExample]]] = {}
     for row in rows:
@@ -245,7 +322,7 @@ def _dpo(
     )
     data = shared_rows(data, config)
     return TokenizedDPOTrainer(
-        model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=_adapter(settings)
+        model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=adapter
     )
 
 

@@ -17,6 +17,7 @@ from lasa.cli import (
     generate,
     import_interpreter,
     locate,
+    merge,
     plan,
     report,
     run,
@@ -39,6 +40,7 @@ app.command("import-interpreter")(import_interpreter.import_interpreter)
 app.command("calibrate")(calibrate.calibrate)
 app.command("coverage")(coverage.coverage)
 app.command("align")(align.align)
+app.command("merge")(merge.merge)
 app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)
 app.command("serve")(serve.serve)

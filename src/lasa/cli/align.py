@@ -15,7 +15,7 @@ def align(
     preferences: str = typer.Option(..., help="Preferences: a file, or `embedded:preferences`."),
     output: Path = typer.Option(..., "--output", "-o", help="Folder for the trained model."),
     method: str = typer.Option("kto", help="sft, kto or dpo."),
-    signal: str = typer.Option("interpreter", help="interpreter, soft, label, sampled or none."),
+    signal: str = typer.Option("interpreter", help="interpreter, soft, label, sampled, always or none."),
     probes: list[str] = typer.Option([], help="Labelled prompts on which the interpreter's drift is measured."),
     benign: list[str] = typer.Option([], help="Benign prompts on which the perplexity is measured before and after."),
     parallel: list[str] = typer.Option([], help="Parallel prompts, for a consistency term."),
@@ -47,7 +47,7 @@ def align(
 
     show_progress()
     quiet_libraries()
-    settings = {"method": method, "signal": signal, "guarded": signal in ("interpreter", "soft")}
+    settings = {"method": method, "signal": signal, "guarded": signal in ("interpreter", "soft", "always")}
     for one in setting:
         name, equals, value = one.partition("=")
         if not equals:

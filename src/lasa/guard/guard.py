@@ -15,6 +15,7 @@ from lasa.data.prompts import Message
 from lasa.guard.model import GuardedModel
 from lasa.guard.reading import BatchReading
 from lasa.guard.row import GuardedAnswer, GuardedRow
+from lasa.models.activated import acting_in_rows
 from lasa.models.generation import GenerationSettings, GrowingAnswer, generate
 from lasa.models.layers import observe_layers
 from lasa.models.thinking import hidden_columns
@@ -58,6 +59,7 @@ class Guard(GuardedModel):
         def open_rows() -> list[GrowingAnswer]:
             decisions = reading.decisions()
             rows.extend(GuardedRow(self, q, d, settings) for q, d in zip(questions, decisions, strict=True))
+            act_in([row.conditioned for row in rows])  # the prompt is read; what follows begins with the condition
             return [row.state for row in rows]
 
         def observe(layer: int, states: Tensor) -> None:
@@ -71,6 +73,7 @@ class Guard(GuardedModel):
         with (
             observe_layers(self.model, [self.layer], observe),
             hidden_columns(self.model, *columns, lambda: [i for i, row in enumerate(rows) if row.conditioned]),
+            acting_in_rows(self.model) as act_in,
         ):
             generate(
                 self.model,

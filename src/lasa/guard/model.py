@@ -11,10 +11,11 @@ from lasa.conditioning.condition import condition_ids
 from lasa.conditioning.decision import Decision, Policy, decide
 from lasa.data.language_id import identify_language
 from lasa.data.prompts import Message, Prompt
-from lasa.errors import DataError, LasaError
+from lasa.errors import ArtifactError, DataError, LasaError
 from lasa.guard.refusals import refusal_message
 from lasa.guard.turns import TurnDecision, score_turns
 from lasa.interpreter.probe import SafetySemanticInterpreter
+from lasa.models.activated import activation_of
 from lasa.models.generation import Generated, terminators
 from lasa.models.hidden_states import check_readable, read_hidden_states
 from lasa.models.layers import context_length
@@ -53,7 +54,7 @@ class GuardedModel:
 
     Raises:
         GuardError: The model's layers cannot be observed.
-        ArtifactError: The interpreter does not fit the model.
+        ArtifactError: The interpreter does not fit the model, or the model's adapter acts behind another condition.
     """
 
     def __init__(
@@ -69,6 +70,12 @@ class GuardedModel:
         self.model, self.tokenizer, self.interpreter = model.eval(), tokenizer, interpreter.eval()
         self.policy = policy or Policy()
         self.condition = condition_ids(tokenizer, self.policy.condition)
+        activation = activation_of(model)
+        if activation is not None and activation.tokens != self.condition:
+            raise ArtifactError(
+                f"The model's adapter acts behind another condition than {self.policy.condition!r}. Give the condition "
+                "that it was trained with (it stands in its lasa.json)."
+            )
         self.soft = soft_condition_of(model)
         self.context = context_length(model)
         self.ends = terminators(model, tokenizer)

@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 from lasa.errors import ModelError
 from lasa.files.artifacts import check_folder
 from lasa.files.settings import check_settings
+from lasa.models.activated import ADAPTER_CONFIG, Activation, stored_tokens
 from lasa.models.hidden_states import check_readable
 from lasa.models.origin import ModelFiles, find_model
 from lasa.models.rendering import check_template, check_tokenizer
@@ -39,7 +40,7 @@ def load_model(model: str | ModelSettings, **settings: Any) -> tuple[Any, Any]:
     check_folder(found.folder)
     transformers_logging.disable_progress_bar()
     adapter = None
-    if (found.folder / "adapter_config.json").is_file() and not (found.folder / "config.json").is_file():
+    if (found.folder / ADAPTER_CONFIG).is_file() and not (found.folder / "config.json").is_file():
         adapter, found = found, _base_of(found)
     tokenizer = _load_tokenizer(chosen, found, adapter)
     network = _load_network(chosen, found)
@@ -61,12 +62,12 @@ def load_model(model: str | ModelSettings, **settings: Any) -> tuple[Any, Any]:
 
 def cpu_multiplies_bfloat16() -> bool:
     """Whether this CPU has instructions for products of bfloat16 matrices."""
-    able = torch.cpu.get_capabilities()
-    return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
+    able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in the oldest torch
+    return bool(able.get("amx_bf16") or able.get("avx512_bf16") or able.get("bf16"))
 
 
 def _base_of(adapter: ModelFiles) -> ModelFiles:
-    stored = json.loads((adapter.folder / "adapter_config.json").read_text("utf-8"))
+    stored = json.loads((adapter.folder / ADAPTER_CONFIG).read_text("utf-8"))
     base = stored.get("base_model_name_or_path")
     if not base:
         raise ModelError(f"{adapter.name} is an adapter that does not say of which model (base_model_name_or_path).")
@@ -144,9 +145,12 @@ def _put_on(adapter: ModelFiles, network: Any, tokenizer: Any) -> Any:
             )
         network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     try:
-        return PeftModel.from_pretrained(network, adapter.folder)
+        adapted = PeftModel.from_pretrained(network, adapter.folder)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _cannot_be_loaded(adapter, error) from error
+    if stored_tokens(adapter.folder):
+        Activation(adapted)
+    return adapted
 
 
 def _cannot_be_loaded(found: ModelFiles, error: Exception) -> ModelError:

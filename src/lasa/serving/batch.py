@@ -23,6 +23,7 @@ from lasa.guard.guard import Guard
 from lasa.guard.model import Question
 from lasa.guard.reading import BatchReading
 from lasa.guard.row import GuardedAnswer, GuardedRow
+from lasa.models.activated import acting_in_rows
 from lasa.models.detokenization import safe_length
 from lasa.models.generation import GenerationSettings, left_pad
 from lasa.models.layers import input_device, observe_layers
@@ -189,7 +190,10 @@ class RunningBatch:
         reread = [self.guard.layer] if due else []
         ids = torch.tensor([[row.newest] for row in self.rows], device=self._device)
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self.rows), 1)], dim=1)
-        with observe_layers(self.guard.model, reread, lambda _, states: self.guard.reread(running, states)):
+        with (
+            observe_layers(self.guard.model, reread, lambda _, states: self.guard.reread(running, states)),
+            acting_in_rows(self.guard.model, [row.conditioned for row in running]),
+        ):
             logits = self._forward(ids, self._mask, self._cache)
         for row in due:
             if not row.ended:
@@ -220,7 +224,8 @@ class RunningBatch:
         rows, forced = zip(*beginnings, strict=True)
         if forced[0]:
             mask = torch.cat([mask, mask.new_ones(len(rows), len(forced[0]))], dim=1)
-            logits = self._forward(torch.tensor(forced, device=self._device), mask, cache)
+            with acting_in_rows(self.guard.model, [row.running.conditioned for row in rows]):
+                logits = self._forward(torch.tensor(forced, device=self._device), mask, cache)
         self._choose(rows, logits)
         kept = [index for index, row in enumerate(rows) if not row.ended]
         return [rows[index] for index in kept], mask[kept], _rows_of(cache, kept)

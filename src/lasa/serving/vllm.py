@@ -18,6 +18,7 @@ from lasa.conditioning.decision import Policy
 from lasa.errors import GuardError
 from lasa.guard.system import System
 from lasa.interpreter.probe import CHAT_TEMPLATE
+from lasa.models.activated import stored_tokens
 from lasa.models.origin import model_folder
 from lasa.models.settings import ModelSettings
 from lasa.models.soft_condition import SOFT_CONDITION
@@ -49,8 +50,15 @@ def vllm_arguments(
         GuardError: vLLM cannot serve this.
     """
     folder = model_folder(model.path, model.revision)
+    if stored_tokens(folder):
+        raise GuardError(
+            f"The adapter in {folder} acts only behind the condition, which vLLM does not do, nor can it be merged. "
+            "Use --engine lasa, or align with adapter: everywhere and merge (`lasa merge`)."
+        )
     if not (folder / "config.json").is_file():
-        raise GuardError(f"{folder} is a PEFT adapter. Merge it into its base model, or use --engine lasa.")
+        raise GuardError(
+            f"{folder} is a PEFT adapter. Merge it into its base model (`lasa merge`), or use --engine lasa."
+        )
     if (folder / SOFT_CONDITION).exists():
         raise GuardError(f"{folder} was aligned with a soft condition, which has no tokens. Use --engine lasa.")
     generation = {"temperature": temperature, "max_new_tokens": max_new_tokens}

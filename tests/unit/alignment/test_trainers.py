@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from conftest import build_model
+from lasa.alignment import trainers
 from lasa.alignment.rows import token_rows
 from lasa.alignment.settings import SystemSettings
 from lasa.alignment.trainers import train
@@ -100,3 +101,77 @@ def test_rows_without_room_for_an_answer_are_left_out(method, rows, tokenizer, t
 def test_a_length_that_no_answer_fits_into_is_refused(rows, tokenizer, tmp_path):
     with pytest.raises(RecipeError, match="Raise max_length"):
         train(build_model("llama", tokenizer, layers=2), tokenizer, rows, settings("sft", max_length=8), tmp_path, "t")
+
+
+ADAPTER = {"lora_rank": 2, "lora_alpha": 8.0, "lora_dropout": 0.1, "lora_targets": ["q_proj", "up_proj"]}
+
+
+def test_an_adapter_has_the_scale_dropout_and_maps_that_were_asked_for(rows, tokenizer, tmp_path):
+    model = build_model("llama", tokenizer, layers=2)
+    trained = train(model, tokenizer, rows, settings("sft", **ADAPTER), tmp_path, "test").model
+    layers = {n: m for n, m in trained.named_modules() if hasattr(m, "lora_A")}
+    assert {name.rpartition(".")[2] for name in layers} == {"q_proj", "up_proj"}
+    assert {layer.scaling["default"] for layer in layers.values()} == {4.0}
+    assert {layer.lora_dropout["default"].p for layer in layers.values()} == {0.1}
+
+
+def test_maps_that_a_model_has_not_are_named(rows, tokenizer, tmp_path):
+    model = build_model("llama", tokenizer, layers=2)
+    with pytest.raises(RecipeError, match=r"no adapter can be put onto lora_targets=.*wrong"):
+        train(model, tokenizer, rows, settings("sft", lora_rank=2, lora_targets=["wrong"]), tmp_path, "test")
+
+
+def test_weights_of_rows_and_the_decay_reach_the_trainer(rows, tokenizer, tmp_path):
+    model = build_model("llama", tokenizer, layers=2)
+    chosen = settings("kto", desirable_weight=2.0, undesirable_weight=0.5, weight_decay=0.1)
+    trainer = train(model, tokenizer, rows, chosen, tmp_path, "test").trainer
+    assert (trainer.desirable_weight, trainer.undesirable_weight, trainer.args.weight_decay) == (2.0, 0.5, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "sft", "desirable_weight": 2.0}, "belong to the method kto"),
+        ({"method": "sft", "lora_dropout": 0.1}, "belong to an adapter: set lora_rank"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        SystemSettings(**changes)
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "expected"),
+    [
+        ("avx512_bf16", "bfloat16", True),
+        ("amx_bf16", "bfloat16", True),
+        ("avx2", "bfloat16", False),
+        ("avx512_bf16", "float32", False),
+    ],
+)
+def test_a_cpu_that_multiplies_bfloat16_itself_trains_in_it(
+    capability, dtype, expected, tokenizer, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True}, raising=False)
+    model = build_model("llama", tokenizer, layers=2).to(getattr(torch, dtype))
+    arguments = trainers._arguments(model, settings("kto"), tmp_path, 0)
+    assert (arguments["bf16"], arguments["use_cpu"]) == (expected, expected)
+
+
+@pytest.mark.parametrize("method", ["sft", "kto", "dpo"])
+@pytest.mark.parametrize("adapter", [{}, {"lora_rank": 2}], ids=["all", "adapter"])
+def test_training_in_bfloat16_stays_finite_on_answers_that_are_nearly_impossible(
+    method, adapter, rows, tokenizer, tmp_path, monkeypatch
+):
+    """Log-probabilities of hundreds below zero, as of answers behind a condition that the base would not give."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    model = build_model("llama", tokenizer, layers=2)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(64)
+    assert min(log_probability(model, row) for row in rows) < -300
+    chosen = settings(method, **adapter, **({"answer_weight": 0.5} if method == "kto" else {}))
+    trained = train(model.bfloat16(), tokenizer, rows, chosen, tmp_path, "test")
+    assert trained.trainer.args.bf16 or torch.cuda.is_available()
+    assert all(math.isfinite(loss) for loss in trained.losses)
+    assert all(bool(torch.isfinite(p).all()) for p in trained.model.parameters())

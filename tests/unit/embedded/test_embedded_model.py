@@ -20,7 +20,8 @@ from lasa.evaluation.judges.embedded_world import WorldJudge
 from lasa.evaluation.outcomes import Outcome
 from lasa.models.generation import GenerationSettings, generate
 from lasa.models.hidden_states import read_hidden_states
-from lasa.models.loading import load_model, model_folder
+from lasa.models.loading import load_model
+from lasa.models.origin import model_folder
 from lasa.models.rendering import render
 
 

@@ -85,6 +85,13 @@ def test_actions_that_vllm_does_not_have_are_refused(system, policy):
         guard_arguments(system, policy)
 
 
+def test_an_adapter_that_acts_behind_the_condition_is_refused_at_the_start(system, tmp_path):
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"alora_invocation_tokens": [1, 2]}))
+    with pytest.raises(GuardError, match="acts only behind the condition, which vLLM does not do"):
+        vllm_arguments(system.model, **SETTINGS, **PLACE)
+
+
 def test_adapters_and_soft_conditions_are_refused(system):
     (Path(system.model.path) / SOFT_CONDITION).touch()
     with pytest.raises(GuardError, match="soft condition"):
