@@ -13,7 +13,7 @@ from lasa.models.settings import ModelSettings
 @with_settings(
     InterpreterSettings,
     "settings",
-    without=("development_share", "hidden", "perturbations", "early_layer"),
+    without=("development_share", "hidden", "early_layer"),
 )
 def train_interpreter(
     model: ModelSettings,
