@@ -151,7 +151,7 @@ def rank_correlation(coverage: Coverage, unseen: Collection[str]) -> float | Non
 
 @torch.no_grad()
 def _logits(interpreter: SafetySemanticInterpreter, states: torch.Tensor) -> Floats:
-    logits: Floats = interpreter(states.to(interpreter.norm.weight.device)).double().cpu().numpy()
+    logits: Floats = interpreter(states.to(interpreter.out.weight.device)).double().cpu().numpy()
     return logits
 
 

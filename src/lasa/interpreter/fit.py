@@ -117,7 +117,7 @@ def new_config(
     position: Position,
     tables: Mapping[str, Sequence[Prompt]],
     *,
-    kind: Literal["mlp", "linear"] = "mlp",
+    kind: Literal["mlp", "linear", "logistic"] = "mlp",
     hidden: int = 256,
     base_model: str = "",
     seed: int = 0,
@@ -130,7 +130,7 @@ def new_config(
         layer: Layer to read.
         position: Token position to read.
         tables: The prompts that it learns from, by name; `train` gives the languages.
-        kind: A hidden layer, or none.
+        kind: A hidden layer, none, or logistic regression.
         hidden: Hidden units, at most; never over 0.2 % of the base model.
         base_model: Name of the model, for people.
         seed: Recorded in the provenance.
@@ -140,6 +140,7 @@ def new_config(
         ReadPoint(layer, position, template_fingerprint(tokenizer)),
         width,
         hidden_width(kind, width, base, hidden),
+        norm="none" if kind == "logistic" else "input",
         base_model=base_model,
         base_fingerprint=model_fingerprint(model),
         chat_template=fixed_template(tokenizer),

@@ -149,7 +149,8 @@ def perturbation_metrics(
 
 
 def _one_seed(training: TrainingOptions) -> TrainingOptions:
-    return training.model_copy(update={"seeds": 1})
+    middle = training.strengths[len(training.strengths) // 2]
+    return training.model_copy(update={"seeds": 1, "strengths": [middle]})
 
 
 def _has(prompt: Prompt, by: Literal["language", "source"], value: str) -> bool:

@@ -55,7 +55,8 @@ class InterpreterConfig:
         width: H, the width of the hidden state.
         hidden: Width of the hidden layer; 0 makes a linear probe.
         dropout: Dropout while training.
-        norm: Where the LayerNorm stands: before the first linear map, or (in the authors' checkpoints) after it.
+        norm: Where the LayerNorm stands: before the first linear map, (in the authors' checkpoints) after it, or nowhere
+            (logistic regression, whose standardisation is part of its weights).
         temperature: T, divides the logit.
         threshold: Probability from which a prompt counts as harmful.
         language_thresholds: Thresholds that replace it for single languages.
@@ -77,7 +78,7 @@ class InterpreterConfig:
     width: Annotated[int, Field(ge=1)]
     hidden: Annotated[int, Field(ge=0)]
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    norm: Literal["input", "hidden"] = "input"
+    norm: Literal["input", "hidden", "none"] = "input"
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     threshold: Probability = 0.5
     language_thresholds: dict[str, Probability] = field(default_factory=dict)
@@ -120,7 +121,8 @@ class SafetySemanticInterpreter(nn.Module, ModelHubMixin):
     def __init__(self, config: InterpreterConfig) -> None:
         nn.Module.__init__(self)
         self.config = config
-        self.norm = nn.LayerNorm(config.width if config.norm == "input" else config.hidden)
+        sizes = {"input": config.width, "hidden": config.hidden}
+        self.norm = nn.LayerNorm(sizes[config.norm]) if config.norm in sizes else nn.Identity()
         if config.hidden:
             self.hidden: nn.Module = nn.Linear(config.width, config.hidden)
             self.drop = nn.Dropout(config.dropout)
@@ -143,7 +145,7 @@ class SafetySemanticInterpreter(nn.Module, ModelHubMixin):
     @torch.no_grad()
     def probability(self, states: Tensor) -> Tensor:
         """Calibrated probability that a prompt is harmful: `[..., H]` -> `[...]`."""
-        return torch.sigmoid(self(states.to(self.norm.weight.device)) / self.config.temperature)
+        return torch.sigmoid(self(states.to(self.out.weight.device)) / self.config.temperature)
 
     def num_parameters(self) -> int:
         """Number of parameters."""
@@ -251,13 +253,15 @@ def load_interpreter(folder: Path) -> SafetySemanticInterpreter:
     return interpreter.eval()
 
 
-def hidden_width(kind: Literal["mlp", "linear"], width: int, base_parameters: int, wanted: int = 256) -> int:
+def hidden_width(
+    kind: Literal["mlp", "linear", "logistic"], width: int, base_parameters: int, wanted: int = 256
+) -> int:
     """Width of the hidden layer: as wanted, or as wide as 0.2 % of the base model's parameters allow.
 
     Raises:
         RecipeError: Not even one hidden unit fits.
     """
-    if kind == "linear":
+    if kind != "mlp":
         return 0
     affordable = int((PARAMETER_SHARE * base_parameters - 2 * width - 1) / (width + 2))
     if affordable < 1:

@@ -1,6 +1,6 @@
 """The settings of stage 2: how an interpreter is trained and calibrated, on what, and how it is measured."""
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,11 @@ class TrainingOptions(Settings):
     patience: int = Field(4, ge=1, description="Stop after this many epochs without a better development loss")
     batch_size: int = Field(128, ge=1, description="Rows per step")
     noise: float = Field(0.0, ge=0, le=5, description="Gaussian input noise, in standard deviations of each feature")
+    strengths: list[Annotated[float, Field(gt=0)]] = Field(
+        default_factory=lambda: [1e-3, 1e-2, 1e-1],
+        min_length=1,
+        description="logistic: C to choose from, by the AUROC on development languages that were left out in training",
+    )
     seeds: int = Field(3, ge=1, le=50, description="Independent trainings; the best on development data is used")
 
 
@@ -47,7 +52,9 @@ class InterpreterSettings(TrainingOptions, CalibrationOptions):
         default_factory=list,
         description="Sources of more benign prompts for thresholds, in any language; never trained on",
     )
-    kind: Literal["mlp", "linear"] = Field("mlp", description="A hidden layer, or none")
+    kind: Literal["mlp", "linear", "logistic"] = Field(
+        "mlp", description="A hidden layer, none, or logistic regression on standardised states (solved exactly)"
+    )
     hidden: int = Field(256, ge=1, le=8192, description="Hidden units, at most; never over 0.2 % of the base model")
     perturbed_copies: list[Perturbation] = Field(
         default_factory=list, description="Train on copies of the training prompts that are changed in these ways, too"

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
@@ -94,6 +95,8 @@ def train_probe(
             diverged.
     """
     _check_splits(train, development)
+    if config.norm == "none":
+        return _logistic(train, development, config, options)
     found: list[tuple[list[float], SafetySemanticInterpreter]] = []
     with progress("Training the interpreter", options.seeds * options.epochs, "epochs") as advance:
         for one in range(seed, seed + options.seeds):
@@ -102,6 +105,38 @@ def train_probe(
             found.append((history, interpreter))
     best = min(found, key=lambda entry: min(entry[0]))[1]
     return Trained(best, [history for history, _ in found], [auroc(one, development) for _, one in found])
+
+
+def _logistic(
+    train: LabelledStates, development: LabelledStates, config: InterpreterConfig, options: TrainingOptions
+) -> Trained:
+    """Logistic regression; how strongly it is regularised is decided by what it says of languages it never saw."""
+    languages = sorted({p.language for p in train.prompts})
+    transfer = dict.fromkeys(options.strengths, 0.0)
+    if len(options.strengths) > 1 and len(languages) > 1:
+        with progress("Choosing the regularisation", len(transfer) * len(languages), "fits") as advance:
+            for code in languages:
+                others, asked = train.rows([p.language != code for p in train.prompts]), development.only([code])
+                for strength in transfer:
+                    if len({p.harmful for p in asked.prompts}) == len({p.harmful for p in others.prompts}) == 2:
+                        transfer[strength] += auroc(_solved(others, config, strength), asked)
+                    advance(1)
+    interpreter = _solved(train, config, max(transfer, key=lambda strength: transfer[strength]))
+    return Trained(interpreter, [[development_loss(interpreter, development)]], [auroc(interpreter, development)])
+
+
+def _solved(data: LabelledStates, config: InterpreterConfig, strength: float) -> SafetySemanticInterpreter:
+    """The regression with its standardisation folded into the weights of one linear map."""
+    states = data.states.double().numpy()
+    mean, deviation = states.mean(0), np.maximum(states.std(0), 1e-6)
+    solved = LogisticRegression(C=strength, max_iter=1000)
+    solved.fit((states - mean) / deviation, data.labels.numpy(), sample_weight=cell_weights(data.prompts).numpy())
+    weight = solved.coef_[0] / deviation
+    interpreter = SafetySemanticInterpreter(config)
+    with torch.no_grad():
+        interpreter.out.weight.copy_(torch.from_numpy(weight)[None])
+        interpreter.out.bias.fill_(float(solved.intercept_[0] - weight @ mean))
+    return interpreter.eval()
 
 
 def auroc(interpreter: SafetySemanticInterpreter, data: LabelledStates) -> float:

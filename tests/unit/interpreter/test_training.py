@@ -1,12 +1,16 @@
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
-from interpreters import config, labelled_states
+from interpreters import WIDTH, config, labelled_states
 from lasa.data.prompts import user_prompt
 from lasa.errors import DataError, RecipeError
+from lasa.interpreter.probe import load_interpreter
 from lasa.interpreter.settings import TrainingOptions
 from lasa.interpreter.training import LabelledStates, cell_weights, development_loss, split_by_query, train_probe
 
@@ -174,3 +178,40 @@ def test_a_few_thousand_rows_take_seconds():
     started = time.process_time()
     train_probe(train, development, config(36, 128), TrainingOptions(epochs=20, seeds=3, patience=20))
     assert time.process_time() - started < 10
+
+
+class TestLogistic:
+    FACTS = config(hidden=0, norm="none", languages=("en", "zh"))
+
+    def test_it_is_scikit_learns_on_standardised_states(self):
+        data = labelled_states(60, ("en", "zh"))
+        data.states[:, 3] = 100 + 30 * data.states[:, 3]
+        options = TrainingOptions(strengths=[0.1])
+        trained = train_probe(data, labelled_states(20, ("en", "zh"), name="d", seed=2), self.FACTS, options)
+        scaled = StandardScaler().fit(data.states.numpy())
+        model = LogisticRegression(C=0.1).fit(scaled.transform(data.states.numpy()), data.labels.numpy())
+        expected = model.decision_function(scaled.transform(data.states.numpy()))
+        np.testing.assert_allclose(trained.interpreter(data.states).detach().numpy(), expected, atol=2e-3)
+
+    def test_its_strength_is_the_one_that_transfers_best_to_languages_left_out(self):
+        train, development = (
+            labelled_states(150, ("en", "zh"), name=n, separation=0.6, seed=s) for n, s in ("td", "12")
+        )
+        for data in (train, development):  # each language has an axis of its own that gives the label away
+            for axis, code in ((1, "en"), (2, "zh")):
+                mine = torch.tensor([p.language == code for p in data.prompts])
+                data.states[mine, axis] = 3 * (2 * data.labels[mine] - 1) + 0.1 * data.states[mine, axis]
+        loose, tight = (
+            train_probe(train, development, self.FACTS, TrainingOptions(strengths=one)).interpreter
+            for one in ([1e3], [1e-4])
+        )
+        chosen = train_probe(train, development, self.FACTS, TrainingOptions(strengths=[1e3, 1e-4])).interpreter
+        assert not torch.allclose(loose.out.weight, tight.out.weight)
+        assert torch.allclose(chosen.out.weight, tight.out.weight)
+
+    def test_it_is_saved_and_loaded(self, tmp_path):
+        parts = (labelled_states(40, ("en", "zh"), name=name, seed=s) for s, name in enumerate("td"))
+        interpreter = train_probe(*parts, self.FACTS, TrainingOptions()).interpreter
+        interpreter.save_pretrained(tmp_path)
+        states = torch.randn(5, WIDTH)
+        assert torch.equal(load_interpreter(tmp_path)(states), interpreter(states))
