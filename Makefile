@@ -50,8 +50,8 @@ $(VENV)-vllm/.installed: pyproject.toml plugins/lasa-vllm/pyproject.toml plugins
 	@touch $@
 
 lint: $(STAMP)  ## ruff, mypy, and the order of imports
-	@$(BIN)/ruff check src tests benchmarks plugins
-	@$(BIN)/ruff format --check src tests benchmarks plugins
+	@$(BIN)/ruff check src tests benchmarks plugins scripts
+	@$(BIN)/ruff format --check src tests benchmarks plugins scripts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 

