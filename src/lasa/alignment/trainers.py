@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainingArguments
 from trl import DPOConfig, KTOConfig, SFTConfig
 
 from lasa.alignment.callbacks import (
@@ -37,6 +37,10 @@ from lasa.progress import progress, say
 
 os.environ.setdefault("TRL_TELEMETRY_DISABLED", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+_NAMES = ("activation_checkpointing", "gradient_checkpointing")
+CHECKPOINTING = next(name for name in _NAMES if name in TrainingArguments.__dataclass_fields__)
+"""The trainers' argument for it, which later releases of transformers 5 have renamed."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +195,7 @@ def _arguments(model: Any, settings: SystemSettings, folder: Path, seed: int) ->
         "num_train_epochs": settings.epochs,
         "per_device_train_batch_size": settings.batch_size,
         "gradient_accumulation_steps": settings.accumulate,
-        "activation_checkpointing": settings.gradient_checkpointing,
+        CHECKPOINTING: settings.gradient_checkpointing,
         "max_length": settings.max_length,
         "seed": seed,
         "report_to": [],
