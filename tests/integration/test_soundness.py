@@ -6,6 +6,7 @@ from trl import SFTTrainer
 
 from conftest import build_model
 from lasa.alignment import trainers
+from lasa.alignment.arguments import trainer_arguments
 from lasa.alignment.objectives import TokenizedKTOTrainer
 from lasa.alignment.settings import AlignmentSettings, SystemSettings
 from lasa.alignment.system import AlignmentTables, align_system
@@ -115,7 +116,7 @@ def test_kto_does_not_average_a_row_away(tokenizer, preferences, tmp_path, monke
 def test_the_trainers_filter_is_off(tokenizer, tmp_path):
     settings = SystemSettings(method="sft")
     model = build_model("llama", tokenizer, layers=2)
-    assert trainers._arguments(model, settings, tmp_path, 0)["logging_nan_inf_filter"] is False
+    assert trainer_arguments(model, settings, tmp_path, 0)["logging_nan_inf_filter"] is False
 
 
 def test_a_model_that_predicts_no_numbers_is_no_system(tokenizer, preferences, tmp_path, monkeypatch):
