@@ -268,6 +268,7 @@ def test_an_adapter_behind_the_condition_is_trained_where_the_guard_lets_it_act(
 
 def test_a_guard_may_watch_an_adapter_while_it_is_trained(tokenizer, preferences, prompts, tmp_path):
     base = build_model("llama", tokenizer, layers=2)
+    base.generation_config.eos_token_id = tokenizer.eos_token_id  # transformers' trainer sets it so
     interpreter = build_interpreter(base, tokenizer, prompts)
     asked, answers = [prompt.messages for prompt in prompts], []
 
