@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 INSPECT := $(VENV)-inspect/bin
+LOWEST := $(VENV)-lowest/bin
 VLLM := $(VENV)-vllm/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-real test-inspect test-vllm lint bench bench-million embedded fuzz clean
+.PHONY: help demo test test-slow test-real test-lowest test-inspect test-vllm lint bench bench-million embedded fuzz clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -33,6 +34,12 @@ test-slow: $(STAMP)  ## long checks: a run killed 20 times, the server in ten la
 
 test-real: $(STAMP)  ## on real pretrained models; LASA_MODELS=FOLDER holds them (half an hour)
 	@$(BIN)/python -m pytest tests/real -m slow
+
+test-lowest:  ## the tests of models, guard, alignment and serving with the lowest transformers and PEFT that are declared
+	@test -x $(LOWEST)/python || $(PYTHON) -m venv $(VENV)-lowest
+	@PIP_CONSTRAINT=constraints-lowest.txt $(LOWEST)/python -m pip install --quiet --disable-pip-version-check torch
+	@PIP_CONSTRAINT=constraints-lowest.txt $(LOWEST)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@$(LOWEST)/python -m pytest -m "not slow" -o filterwarnings=default tests/unit/models tests/unit/guard tests/unit/alignment tests/unit/serving tests/integration/test_align.py tests/integration/test_soundness.py
 
 test-inspect:  ## the tests of the Inspect tasks, in an environment with inspect-ai
 	@test -x $(INSPECT)/python || $(PYTHON) -m venv $(VENV)-inspect
@@ -71,4 +78,4 @@ fuzz: $(STAMP)  ## every reader of files against 160,000 hostile ones (half an h
 	@$(BIN)/python tests/fuzz/run.py
 
 clean:  ## remove the environment and the runs
-	rm -rf $(VENV) $(VENV)-inspect $(VENV)-vllm runs
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-inspect $(VENV)-vllm runs

@@ -1,5 +1,6 @@
 """Stage 3 alone, from files: resumed, on two processes, watched."""
 
+import copy
 import json
 import os
 import shutil
@@ -263,6 +264,29 @@ def test_an_adapter_behind_the_condition_is_trained_where_the_guard_lets_it_act(
         found.append((trained.losses, torch.cat([p.flatten() for p in weights.values()])))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
     assert torch.allclose(found[0][1], found[1][1], atol=1e-5)
+
+
+def test_a_guard_may_watch_an_adapter_while_it_is_trained(tokenizer, preferences, prompts, tmp_path):
+    base = build_model("llama", tokenizer, layers=2)
+    base.generation_config.eos_token_id = tokenizer.eos_token_id  # transformers' trainer sets it so
+    interpreter = build_interpreter(base, tokenizer, prompts)
+    asked, answers = [prompt.messages for prompt in prompts], []
+
+    def measure(model):
+        guard = Guard(model, tokenizer, interpreter)
+        answers.append(guard.generate(asked, GenerationSettings(max_new_tokens=4)))
+        return 1.0
+
+    condition = condition_ids(tokenizer)
+    rows = token_rows(tokenizer, preferences, [condition] * len(preferences), seed=0)
+    settings = SystemSettings(method="sft", steps=2, batch_size=4, warmup_steps=0, learning_rate=1e-1, **BEHIND)
+    floor = HelpfulnessFloor(measure, 0.9, every=1, stop=True)
+    train(copy.deepcopy(base), tokenizer, rows, settings, tmp_path, "test", floor=floor, condition=condition)
+    expected = Guard(base, tokenizer, interpreter).generate(asked, GenerationSettings(max_new_tokens=4))
+    for found in answers:
+        plain = [one.decision.action == "off" for one in found]
+        assert any(plain) and not all(plain)
+        assert all(a == b for a, b, same in zip(found, expected, plain, strict=True) if same)
 
 
 def test_rows_without_a_condition_are_left_to_the_base(tokenizer, preferences, tmp_path):

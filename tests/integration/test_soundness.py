@@ -6,6 +6,7 @@ from trl import SFTTrainer
 
 from conftest import build_model
 from lasa.alignment import trainers
+from lasa.alignment.arguments import trainer_arguments
 from lasa.alignment.objectives import TokenizedKTOTrainer
 from lasa.alignment.settings import AlignmentSettings, SystemSettings
 from lasa.alignment.system import AlignmentTables, align_system
@@ -61,9 +62,7 @@ def test_a_loss_that_is_not_finite(method, settings, tokenizer, preferences, mod
     """The trainer's own filter would log it as 0 and go on."""
 
     def spoil(model):
-        head = model.get_output_embeddings()
-        head.register_forward_pre_hook(lambda *_: None)
-        head.weight.data[:] = torch.nan
+        model.get_output_embeddings().weight.data[:] = torch.nan
 
     at_step(3, spoil, monkeypatch)
     with pytest.raises(TrainingError) as error:
@@ -115,7 +114,7 @@ def test_kto_does_not_average_a_row_away(tokenizer, preferences, tmp_path, monke
 def test_the_trainers_filter_is_off(tokenizer, tmp_path):
     settings = SystemSettings(method="sft")
     model = build_model("llama", tokenizer, layers=2)
-    assert trainers._arguments(model, settings, tmp_path, 0)["logging_nan_inf_filter"] is False
+    assert trainer_arguments(model, settings, tmp_path, 0)["logging_nan_inf_filter"] is False
 
 
 def test_a_model_that_predicts_no_numbers_is_no_system(tokenizer, preferences, tmp_path, monkeypatch):
@@ -144,7 +143,6 @@ def test_a_model_that_repeats_one_token_is_named(settings, tokenizer, preference
 
     monkeypatch.setattr("lasa.alignment.system.train", broken)
     monkeypatch.setattr("lasa.alignment.soundness.say", told.append)
-    monkeypatch.setattr("lasa.models.generation.GrowingAnswer._specials", (), raising=False)
     align(tmp_path / "system", tokenizer, preferences, load_model(str(model_folder))[0], **settings)
     assert len(told) == 1 and ("with one token" in told[0] or "with nothing" in told[0])
 

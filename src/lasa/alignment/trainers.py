@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from transformers import PrinterCallback
 from trl import DPOConfig, KTOConfig, SFTConfig
 
+from lasa.alignment.arguments import adapter_config, trainer_arguments
 from lasa.alignment.callbacks import (
     AdvanceProgress,
     CompleteCheckpoints,
@@ -31,7 +31,6 @@ from lasa.alignment.soundness import StayFinite
 from lasa.conditioning.condition import place_condition
 from lasa.errors import RecipeError
 from lasa.models.activated import Activation, acting_before_labels
-from lasa.models.loading import cpu_multiplies_bfloat16
 from lasa.models.soft_condition import SOFT_CONDITION, soft_condition_of
 from lasa.models.thinking import thinking_tail
 from lasa.progress import progress, say
@@ -100,7 +99,7 @@ def train(
     soft = soft_condition_of(model)
     check_unsharded(soft, consistency)
     stored = model.dtype
-    arguments = _arguments(model, settings, folder, seed)
+    arguments = trainer_arguments(model, settings, folder, seed)
     if not settings.lora_rank:
         model.float()  # an update of 1e-6 is lost in the 8 bits of a bfloat16 weight; autocast computes in bfloat16
     model.train()
@@ -108,7 +107,9 @@ def train(
     if settings.method != "sft":
         say(f"Preparing {name}: reference log-probabilities")
     try:
-        trainer = _BUILDERS[settings.method](model, tokenizer, rows, settings, arguments, _adapter(settings, behind))
+        trainer = _BUILDERS[settings.method](
+            model, tokenizer, rows, settings, arguments, adapter_config(settings, behind)
+        )
     except ValueError as error:
         if not settings.lora_targets or "modules" not in str(error):
             raise
@@ -180,65 +181,13 @@ def _conditioned(rows: Sequence[TrainingExample], name: str) -> list[TrainingExa
     return kept
 
 
-def _arguments(model: Any, settings: SystemSettings, folder: Path, seed: int) -> dict[str, Any]:
-    on_cpu = not torch.cuda.is_available() and model.device.type == "cpu"
-    bfloat16 = model.dtype == torch.bfloat16 and (torch.cuda.is_available() or (on_cpu and cpu_multiplies_bfloat16()))
-    return {
-        "output_dir": str(folder),
-        "learning_rate": settings.learning_rate,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": settings.warmup_steps,
-        "max_steps": settings.steps or -1,
-        "num_train_epochs": settings.epochs,
-        "per_device_train_batch_size": settings.batch_size,
-        "gradient_accumulation_steps": settings.accumulate,
-        "activation_checkpointing": settings.gradient_checkpointing,
-        "max_length": settings.max_length,
-        "seed": seed,
-        "report_to": [],
-        "save_strategy": "steps" if settings.save_steps else "no",
-        "save_steps": settings.save_steps or 500,
-        "save_total_limit": 1,
-        "logging_strategy": "steps",
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,  # it logs a loss that is not finite as 0
-        "disable_tqdm": True,
-        "bf16": bfloat16,
-        "use_cpu": bfloat16 and on_cpu,  # without it transformers looks for a GPU
-        "weight_decay": settings.weight_decay,
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        "remove_unused_columns": False,
-    }
-
-
-def _adapter(settings: SystemSettings, behind: list[int] | None) -> Any:
-    """The trainer makes the adapter itself; so its reference is the base with the adapter switched off.
-
-    Args:
-        settings: Its rank.
-        behind: Token ids of the condition that it acts behind, or None for everywhere.
-    """
-    if not settings.lora_rank:
-        return None
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=settings.lora_rank,
-        lora_alpha=settings.lora_alpha or 2 * settings.lora_rank,
-        lora_dropout=settings.lora_dropout,
-        target_modules=settings.lora_targets or "all-linear",
-        task_type="CAUSAL_LM",
-        alora_invocation_tokens=behind,
-    )
-
-
 def _sft(
     model: Any,
     tokenizer: Any,
     rows: Sequence[TrainingExample],
     settings: SystemSettings,
     arguments: dict[str, Any],
-    adapter: Any = None,
+    adapter: Any,
 ) -> Any:
     good = [row for row in rows if row.desirable]
     if not good:
@@ -264,7 +213,7 @@ def _kto(
     rows: Sequence[TrainingExample],
     settings: SystemSettings,
     arguments: dict[str, Any],
-    adapter: Any = None,
+    adapter: Any,
 ) -> Any:
     if settings.batch_size < 2:
         raise RecipeError("KTO pairs each row with another of its batch: batch_size must be at least 2.")
@@ -301,7 +250,7 @@ def _dpo(
     rows: Sequence[TrainingExample],
     settings: SystemSettings,
     arguments: dict[str, Any],
-    adapter: Any = None,
+    adapter: Any,
 ) -> Any:
     by_prompt: dict[tuple[int, ...], dict[bool, list[TrainingExample]]] = {}
     for row in rows:

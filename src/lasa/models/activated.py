@@ -33,12 +33,17 @@ class Activation:
         tokens: The condition that the adapter acts behind.
         mask: Rows and tokens at which it acts, `[rows, tokens]`, or `[rows, 1]` for all tokens of a row; None for
             nowhere.
+
+    Raises:
+        ModelError: It was made without.
     """
 
     def __init__(self, model: Any) -> None:
         name = model.active_adapter
         config = model.peft_config[name]
-        self.tokens: list[int] = list(config.alora_invocation_tokens)
+        self.tokens: list[int] = list(config.alora_invocation_tokens or [])
+        if not self.tokens:  # stored, it would be taken for an adapter that acts everywhere
+            raise ModelError("An adapter that acts behind a condition needs the condition's tokens; there are none.")
         self.mask: Tensor | None = None
         config.alora_invocation_tokens = None  # or PEFT searches every input for them
         _put_into_layers(self, model, name)
@@ -127,7 +132,7 @@ def acting_in_rows(model: nn.Module, rows: Sequence[bool] = ()) -> Iterator[Call
 
 @contextmanager
 def acting_before_labels(model: nn.Module, width: int) -> Iterator[None]:
-    """In every forward pass with labels, act from `width` tokens before each row's first label to the row's end.
+    """In every pass with labels, act from `width` tokens before each row's first label to its end; in others, nowhere.
 
     The mask stays until the next pass, for the blocks that are computed again on the way back.
 
@@ -141,7 +146,7 @@ def acting_before_labels(model: nn.Module, width: int) -> Iterator[None]:
         return
 
     def place(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        labels = kwargs.get("labels")
+        labels, activation.mask = kwargs.get("labels"), None
         if labels is not None:
             first = (labels != -100).int().argmax(1) - width
             activation.mask = torch.arange(labels.shape[1], device=labels.device) >= first[:, None]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from conftest import build_model
-from lasa.alignment import trainers
+from lasa.alignment.arguments import trainer_arguments
 from lasa.alignment.rows import token_rows
 from lasa.alignment.settings import SystemSettings
 from lasa.alignment.trainers import train
@@ -155,7 +155,7 @@ def test_a_cpu_that_multiplies_bfloat16_itself_trains_in_it(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True}, raising=False)
     model = build_model("llama", tokenizer, layers=2).to(getattr(torch, dtype))
-    arguments = trainers._arguments(model, settings("kto"), tmp_path, 0)
+    arguments = trainer_arguments(model, settings("kto"), tmp_path, 0)
     assert (arguments["bf16"], arguments["use_cpu"]) == (expected, expected)
 
 

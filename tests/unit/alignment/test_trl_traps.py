@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from conftest import FAMILIES, build_model
 from guards import CONDITION, build_guard
 from lasa.alignment import trainers
+from lasa.alignment.arguments import adapter_config, trainer_arguments
 from lasa.alignment.rows import kl_partners, separate_partners, token_rows
 from lasa.alignment.settings import SystemSettings
 from lasa.conditioning.condition import condition_ids
@@ -39,7 +40,8 @@ def make_rows(tokenizer, count=8):
 
 def kto_trainer(model, tokenizer, rows, folder: Path, **changes):
     settings = SystemSettings(**{"method": "kto", "batch_size": BATCH, "warmup_steps": 0, **changes})
-    return trainers._kto(model, tokenizer, rows, settings, trainers._arguments(model, settings, folder, 0))
+    arguments = trainer_arguments(model, settings, folder, 0)
+    return trainers._kto(model, tokenizer, rows, settings, arguments, adapter_config(settings, None))
 
 
 @pytest.fixture
@@ -156,7 +158,7 @@ def test_h_what_reaches_the_batch_is_exactly_the_tokens_of_the_rows(tokenizer, m
 def test_sft_learns_the_completion_and_nothing_of_the_prompt(tokenizer, model, tmp_path):
     rows = make_rows(tokenizer)
     settings = SystemSettings(method="sft", batch_size=BATCH, steps=1)
-    trainer = trainers._sft(model, tokenizer, rows, settings, trainers._arguments(model, settings, tmp_path, 0))
+    trainer = trainers._sft(model, tokenizer, rows, settings, trainer_arguments(model, settings, tmp_path, 0), None)
     expected = {tuple(row.prompt_ids + row.completion_ids): row.completion_ids for row in rows if row.desirable}
     seen = 0
     for batch in trainer.get_train_dataloader():
@@ -170,7 +172,7 @@ def test_sft_learns_the_completion_and_nothing_of_the_prompt(tokenizer, model, t
 def test_dpo_compares_the_completions_of_one_prompt(tokenizer, model, tmp_path):
     rows = make_rows(tokenizer)
     settings = SystemSettings(method="dpo", batch_size=BATCH)
-    trainer = trainers._dpo(model, tokenizer, rows, settings, trainers._arguments(model, settings, tmp_path, 0))
+    trainer = trainers._dpo(model, tokenizer, rows, settings, trainer_arguments(model, settings, tmp_path, 0), None)
     expected = {(tuple(row.prompt_ids), tuple(row.completion_ids), row.desirable) for row in rows}
     batch = next(iter(trainer.get_train_dataloader()))
     desirable = [True] * BATCH + [False] * BATCH  # TRL puts the chosen ones first
