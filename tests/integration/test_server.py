@@ -311,7 +311,7 @@ def test_an_answer_that_turns_harmful_is_stopped_in_the_stream(lively, tokenizer
         ({"temperature": -1}, "temperature"),
         ({"n": 0}, "n:"),
         ({"stop": [""]}, "stop"),
-        ({"tools": []}, "tools"),
+        ({"tools": [{"type": "function"}]}, "tools"),
         ({"frequency_penalty": 1.5}, "frequency_penalty"),
         ({"messages": "hello"}, "messages"),
         ({"lasa_turns": True, "messages": 33 * [*CHAT[:2]] + CHAT[:1]}, "more than 32 turns"),

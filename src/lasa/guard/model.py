@@ -154,7 +154,7 @@ class GuardedModel:
     def refusal(self, question: Question) -> Generated:
         """The fixed refusal in the user's language."""
         text = refusal_message(question.language or self.language(question.messages))
-        return Generated(self.tokenizer(text, add_special_tokens=False)["input_ids"], text, "stop")
+        return Generated(self.tokenizer(text, add_special_tokens=False)["input_ids"], text, "content_filter")
 
     def decision(self, question: Question, score: float, prefill_score: float | None = None) -> Decision:
         """The decision on a question's score; the caller's prefill, where it was read, can only make it stricter."""

@@ -93,8 +93,7 @@ class GuardedRow:
     def outcome(self) -> GuardedAnswer:
         """The answer, or the refusal in its stead."""
         if self.stopped:
-            refusal = replace(self.guard.refusal(self.question), finish_reason="content_filter")
-            return GuardedAnswer(refusal, self.decision, self.stopped)
+            return GuardedAnswer(self.guard.refusal(self.question), self.decision, self.stopped)
         if self.decision.action == "refuse":
             return GuardedAnswer(self.guard.refusal(self.question), self.decision)
         return GuardedAnswer(self.state.generated(), self.decision)

@@ -32,6 +32,7 @@ class GenerationSettings:
         max_new_tokens: Length limit of an answer, forced tokens not counted.
         temperature: 0 for greedy decoding.
         top_p: Nucleus.
+        top_k: Draw from so many of the likeliest tokens; 0: from all.
         stop: Texts that end an answer; they are not part of it.
         seed: Of the sampling; None leaves the global generator alone.
     """
@@ -39,6 +40,7 @@ class GenerationSettings:
     max_new_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int = 0
     stop: tuple[str, ...] = ()
     seed: int | None = None
 
@@ -224,7 +226,7 @@ def _generation_config(
         do_sample=sampling,
         temperature=settings.temperature if sampling else None,
         top_p=settings.top_p if sampling else None,
-        top_k=0 if sampling else None,
+        top_k=settings.top_k if sampling else None,
         min_p=0.0 if sampling else None,
         typical_p=1.0 if sampling else None,
         num_beams=1,

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import DynamicCache, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from lasa.errors import GuardError
 from lasa.guard.guard import Guard
@@ -126,6 +126,8 @@ class ServedAnswer:
     def _draw(self, logits: Tensor) -> int:
         scores = logits.float().cpu()[None]
         scores = TemperatureLogitsWarper(max(self.settings.temperature, COLDEST))(None, scores)
+        if self.settings.top_k:
+            scores = TopKLogitsWarper(min(self.settings.top_k, scores.shape[-1]))(None, scores)
         if self.settings.top_p < 1:
             scores = TopPLogitsWarper(self.settings.top_p)(None, scores)
         return int(torch.multinomial(scores.softmax(-1)[0], 1, generator=self._generator))
