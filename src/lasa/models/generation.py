@@ -72,6 +72,7 @@ class GrowingAnswer:
         inserted: Token ids to force right after the row's first occurrence of one of `insert_after`, own or forced.
         insert_after: Token id sequences.
         keep_text: Keep `text` up to date without stop texts, for streaming.
+        read_to_end: The row is over only once the model has taken in the last token of its answer.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class GrowingAnswer:
         inserted: Sequence[int] = (),
         insert_after: Sequence[Sequence[int]] = (),
         keep_text: bool = False,
+        read_to_end: bool = False,
     ) -> None:
         self.token_ids: list[int] = []
         self.finish_reason: FinishReason | None = "length" if limit < 1 else None
@@ -93,7 +95,13 @@ class GrowingAnswer:
         self._forced = deque(forced)
         self._inserted, self._insert_after = list(inserted), [list(one) for one in insert_after]
         self._taken: list[int] = []  # forced tokens and its own
+        self._all_taken_in = limit < 1 or not read_to_end
         self._growing = GrowingText(tokenizer) if stop or keep_text else None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be done about the row."""
+        return self.finish_reason is not None and self._all_taken_in
 
     @property
     def next_forced(self) -> int | None:
@@ -111,11 +119,13 @@ class GrowingAnswer:
     def accept(self, token: int) -> bool:
         """Take the next token; whether it became part of the answer."""
         if self.finish_reason:
+            self._all_taken_in = True
             return False
         forced = bool(self._forced)
         if forced:
             self._forced.popleft()
         elif token in self._ends:
+            self._all_taken_in = True
             self.finish("stop")
             return False
         else:
@@ -277,4 +287,4 @@ class _RowEnds(StoppingCriteria):  # type: ignore[misc]
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         for state, token in zip(self.rows.states, input_ids[:, -1].tolist(), strict=True):
             state.accept(token)
-        return torch.tensor([state.finish_reason is not None for state in self.rows.states], device=input_ids.device)
+        return torch.tensor([state.over for state in self.rows.states], device=input_ids.device)

@@ -49,7 +49,7 @@ class TokenLogprob:
 
 
 class ServedAnswer:
-    """One answer of the batch.
+    """One answer of the batch; one that is read again stays until its last token was read.
 
     Args:
         question: What is asked.
@@ -83,7 +83,7 @@ class ServedAnswer:
     @property
     def ended(self) -> bool:
         """Whether the answer is complete."""
-        return self.running.state.finish_reason is not None
+        return self.running.state.over
 
     @property
     def released(self) -> str:
@@ -111,6 +111,9 @@ class ServedAnswer:
             greedy: Their argmax.
         """
         state = self.running.state
+        if state.finish_reason:  # the pass was over its last token, for that to be read
+            state.accept(self.newest)
+            return
         forced = state.next_forced
         self.newest = forced if forced is not None else self._draw(logits) if self.settings.temperature > 0 else greedy
         if state.accept(self.newest) and self.top_logprobs is not None:
@@ -188,13 +191,13 @@ class RunningBatch:
             return []
         running = [row.running for row in self.rows]
         due = [row for row in self.rows if row.running.due]
-        reread = [self.guard.layer] if due else []
+        reread = [self.guard.layer] if any(row.watched for row in running) else []
         ids = torch.tensor([[row.newest] for row in self.rows], device=self._device)
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self.rows), 1)], dim=1)
         with observe_layers(self.guard.model, reread, lambda _, states: self.guard.reread(running, states)):
             logits = self._forward(ids, self._mask, self._cache)
         for row in due:
-            if not row.ended:
+            if not row.running.stopped:
                 row.clear()
         self._choose(self.rows, logits)
         ended = [row for row in self.rows if row.ended]
@@ -245,6 +248,7 @@ class RunningBatch:
         for row, values, greedy in zip(rows, logits, logits.argmax(-1).tolist(), strict=True):
             if not row.ended:
                 row.choose(values, greedy)
+                row.running.settle()
 
     def _merge(self, rows: Sequence[ServedAnswer], mask: Tensor, cache: DynamicCache) -> None:
         if not self.rows:

@@ -379,7 +379,7 @@ def scores_of_answer(guard, prompt, tokens):
     return guard.interpreter.probability(states[0, -len(tokens) :]).tolist()
 
 
-@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("every", [1, 3, 32])
 def test_an_answer_that_turns_harmful_is_replaced(every, lively, tokenizer, prompts):
     plain = rereading(lively, tokenizer, prompts).generate(conversations(prompts), SETTINGS)
     guard = rereading(lively, tokenizer, prompts, reread_every=every)
@@ -392,7 +392,7 @@ def test_an_answer_that_turns_harmful_is_replaced(every, lively, tokenizer, prom
             assert row.answer == before.answer
             continue
         scores = scores_of_answer(guard, prompt, before.answer.token_ids)
-        read = range(every, len(scores), every)  # the last token ends the answer before it is read
+        read = [*range(every, len(scores), every), len(scores)]  # the last token is always read
         first = next((count for count in read if scores[count - 1] >= threshold), None)
         if first is None:
             assert row.stopped is None
@@ -406,6 +406,39 @@ def test_an_answer_that_turns_harmful_is_replaced(every, lively, tokenizer, prom
             assert f"after {first} tokens" in row.stopped.reason
             assert row.decision.action == "off"
     assert 0 < stopped < len(prompts)
+
+
+@pytest.mark.parametrize("ending", ["terminator", "stop text"])
+def test_however_an_answer_ends_its_last_token_is_read(ending, lively, tokenizer, prompts):
+    guard = rereading(lively, tokenizer, prompts, reread_every=32)
+    plain = rereading(lively, tokenizer, prompts).generate(conversations(prompts), SETTINGS)
+    threshold, found = guard.interpreter.config.threshold, set()
+    for prompt, before in zip(prompts, plain, strict=True):
+        if before.decision.flagged:
+            continue
+        tokens, settings = before.answer.token_ids, SETTINGS
+        length = next(n for n in range(3, len(tokens)) if tokens[n] not in tokens[:n])
+        guard.ends = terminators(lively, tokenizer)
+        if ending == "terminator":
+            guard.ends = [*guard.ends, tokens[length]]
+        else:
+            text = tokenizer.decode(tokens[:length])
+            last = tokenizer.decode(tokens[length - 1 : length])
+            if "\N{REPLACEMENT CHARACTER}" in text or text.index(last) < len(text) - len(last):
+                continue
+            settings = replace(SETTINGS, stop=(last,))
+        harmful = scores_of_answer(guard, prompt, tokens[:length])[-1] >= threshold
+        (row,) = guard.generate([prompt.messages], settings, languages=["sw"])
+        assert bool(row.stopped) == harmful
+        assert row.answer.finish_reason == ("content_filter" if harmful else "stop")
+        found.add(harmful)
+    assert found == {True, False}
+
+
+def test_no_streamer_sees_what_was_not_read(lively, tokenizer, prompts):
+    guard = rereading(lively, tokenizer, prompts, reread_every=2)
+    with pytest.raises(GuardError, match="streamer"):
+        guard.generate([prompts[0].messages], SETTINGS, streamer=object())
 
 
 @pytest.mark.parametrize("action", ["log", "off"])
