@@ -15,7 +15,7 @@ from typing import Any
 from lasa.alignment.callbacks import HelpfulnessFloor
 from lasa.alignment.settings import SystemSettings
 from lasa.alignment.system import AlignmentTables, align_system
-from lasa.bottleneck.search import find_bottleneck
+from lasa.bottleneck.search import find_at_positions, search_json
 from lasa.conditioning.condition import DEFAULT_CONDITION
 from lasa.conditioning.decision import Policy
 from lasa.data.corpora.audit import check_no_leaks
@@ -36,11 +36,12 @@ from lasa.interpreter.tables import InterpreterTables, load_tables
 from lasa.models.generation import GenerationSettings
 from lasa.models.hidden_states import read_to_folder
 from lasa.models.layers import num_layers
-from lasa.models.loading import load_model, model_folder
+from lasa.models.loading import load_model
+from lasa.models.origin import model_folder
 from lasa.progress import say
 from lasa.report.html import write_report
 from lasa.report.terminal import audit_table
-from lasa.run.folder import RunFolder
+from lasa.run.folder import RunFolder, settled
 from lasa.run.metrics import collect_metrics
 from lasa.run.recipe import Recipe
 from lasa.run.sweep import choice_of, point_folder
@@ -53,7 +54,8 @@ def run_recipe(recipe: Recipe, output: Path) -> Path:
     Raises:
         LasaError: What is wrong with recipe, model, data or folder; everything finished so far is kept.
     """
-    run = RunFolder(output, recipe)
+    run = RunFolder(output, settled(recipe, output))
+    recipe = run.recipe
     with run.locked():
         model, tokenizer = load_model(recipe.model)
         if not run.finished("bottleneck"):
@@ -95,23 +97,28 @@ def locate(run: RunFolder, model: Any, tokenizer: Any) -> None:
     prompts = [prompt for source in section.prompts for prompt in load_prompts(source)]
     check_parallel(prompts)
     layers = list(range(num_layers(model) + 1))
-    stored = read_to_folder(model, tokenizer, prompts, layers, run.path / "hidden_states", section.position)
-    found = find_bottleneck(
-        stored, layers, prompts, num_layers(model), resamples=section.resamples, seed=run.recipe.seed
+    stored = read_to_folder(
+        model,
+        tokenizer,
+        prompts,
+        layers,
+        run.path / "hidden_states",
+        section.position,
+        also=[position for position in section.also_positions if position != section.position],
     )
-    used = found.layer if section.layer is None else section.layer
+    options = {"resamples": section.resamples, "seed": run.recipe.seed}
+    found = search_json(find_at_positions(stored, layers, prompts, num_layers(model), **options))
+    used = found["layer"] if section.layer is None else section.layer
     if used is None:
-        raise DataError(f"{found.verdict} Set layer_search.layer in the recipe to go on with a layer of your choice.")
-    if section.layer is not None and section.layer != found.layer:
-        say(f"Using layer {section.layer} as the recipe asks. {found.verdict}")
-    result = {
-        **found.to_json(),
-        "used_layer": used,
-        "position": section.position,
-        "provenance": {"fingerprint": model_fingerprint(model)},  # the rest is in the run's provenance.json
-    }
-    write_sealed(run.path / "bottleneck.json", result)
-    say(found.verdict)
+        raise DataError(
+            f"{found['verdict']} To go on with a layer of your choice, set layer_search.layer in the recipe and call "
+            "the same command again: the run goes on in this folder."
+        )
+    if section.layer is not None and section.layer != found["layer"]:
+        say(f"Using layer {section.layer} as the recipe asks. {found['verdict']}")
+    provenance = {"fingerprint": model_fingerprint(model)}  # the rest is in the run's provenance.json
+    write_sealed(run.path / "bottleneck.json", {**found, "used_layer": used, "provenance": provenance})
+    say(found["verdict"])
 
 
 def interpret(run: RunFolder, model: Any, tokenizer: Any) -> None:
@@ -197,7 +204,7 @@ def _train(
         recipe.interpreter,
         folder,
         name=label,
-        base=model_folder(recipe.model.path).name,
+        base=model_folder(recipe.model.path, recipe.model.revision).name,
         seed=recipe.seed,
         floor=_floor(run, tokenizer, interpreter if system.guarded else None, benign),
     )

@@ -119,13 +119,18 @@ def retrieval_accuracy(unit: Tensor, index: ParallelIndex) -> float | None:
     Only queries that both languages of a pair have are searched (Artetxe and Schwenk, 2019, with plain cosine); None
     where no pair has two of them.
     """
-    hits, total = 0, 0
-    for first, second in index.translations.values():
-        if len(first) > 1:
-            nearest = (unit[first] @ unit[second].T).argmax(dim=1)
-            hits += int((nearest == torch.arange(len(first))).sum())
-            total += len(first)
-    return hits / total if total else None
+    found = nearest_translations(unit, index)
+    hits = [(index.queries[rows] == index.queries[nearest]).float() for rows, nearest in found]
+    return float(torch.cat(hits).mean()) if hits else None
+
+
+def nearest_translations(unit: Tensor, index: ParallelIndex) -> list[tuple[Tensor, Tensor]]:
+    """For each ordered pair of languages that share two queries or more: rows, and the nearest row in the other."""
+    return [
+        (first, second[(unit[first] @ unit[second].T).argmax(dim=1)])
+        for first, second in index.translations.values()
+        if len(first) > 1
+    ]
 
 
 def language_id_accuracy(unit: Tensor, index: ParallelIndex, folds: int = 5) -> float:

@@ -27,14 +27,12 @@ from lasa.bottleneck.geometry import (
     u_score,
     unit_vectors,
 )
+from lasa.bottleneck.verdict import Peak, Strength, against_chance, describe, judge
 from lasa.data.prompts import Prompt, check_parallel
 from lasa.errors import DataError
 from lasa.models.hidden_states import StoredStates
 
 Interval = tuple[float, float]
-
-MINIMAL_PROMINENCE = 0.05
-"""A peak lower than this above the ends of the curve is called flat (silhouette units, which span -1..1)."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +76,12 @@ class Bottleneck:
 
     Attributes:
         layer: The semantic bottleneck, or None if there is no interior one.
+        strength: Strong, weak or none; see `lasa.bottleneck.verdict`.
         argmax_layer: The interior layer with the largest difference, whether or not it deserves the name.
         num_layers: L.
         layer_interval: Layers that hold the middle 95 % of the bootstrap distribution of the argmax.
         verdict: The finding in words.
+        peak: What it is based on.
         layers: One view per layer read, in order.
         queries: Number of queries.
         languages: Languages, each with its number of prompts.
@@ -90,10 +90,12 @@ class Bottleneck:
     """
 
     layer: int | None
+    strength: Strength
     argmax_layer: int
     num_layers: int
     layer_interval: tuple[int, int]
     verdict: str
+    peak: Peak
     layers: tuple[LayerView, ...]
     queries: int
     languages: dict[str, int]
@@ -138,8 +140,8 @@ def find_bottleneck(
     without = _language_left_out(prompts, index.codes)
     controls = _labelled_alone(prompts)
     measured: dict[int, _Measured] = {}
-    for column, layer in enumerate(layers):
-        unit = unit_vectors(states[:, column] if isinstance(states, Tensor) else states.layer(layer))
+    for layer in layers:
+        unit = _unit(states, layers, layer)
         if is_defined(unit):
             measured[layer] = _measure(layer, unit, index, without, controls)
     candidates = [layer for layer in interior if layer in measured]
@@ -150,15 +152,19 @@ def find_bottleneck(
     columns = [list(measured).index(layer) for layer in candidates]
     argmaxes = np.array(candidates)[bootstrap[2][:, columns].argmax(1)]
     interval = (int(np.quantile(argmaxes, 0.025, method="lower")), int(np.quantile(argmaxes, 0.975, method="higher")))
-    views = _with_uncertainty(layers, measured, bootstrap, argmaxes)
-    chosen, verdict = _verdict(views, best, interval, num_layers)
+    differences = {layer: found.difference for layer, found in measured.items()}
+    chance = against_chance(_unit(states, layers, best), index, seed)
+    peak = describe(differences, bootstrap[2], best, interval, measured[best].view.xsim, chance)
+    strength, verdict = judge(peak, num_layers)
     return Bottleneck(
-        layer=chosen,
+        layer=None if strength == "none" else best,
+        strength=strength,
         argmax_layer=best,
         num_layers=num_layers,
         layer_interval=interval,
         verdict=verdict,
-        layers=views,
+        peak=peak,
+        layers=_with_uncertainty(layers, measured, bootstrap, argmaxes),
         queries=len(set(index.queries.tolist())),
         languages={code: sum(p.language == code for p in prompts) for code in index.codes},
         without_language={
@@ -166,6 +172,11 @@ def find_bottleneck(
         },
         controls={name: _argmax({layer: measured[layer].controls[name] for layer in candidates}) for name in controls},
     )
+
+
+def _unit(states: Tensor | StoredStates, layers: Sequence[int], layer: int) -> Tensor:
+    found = states[:, list(layers).index(layer)] if isinstance(states, Tensor) else states.layer(layer)
+    return unit_vectors(found)
 
 
 @dataclass(frozen=True)
@@ -283,39 +294,18 @@ def _with_uncertainty(
     return tuple(views.values())
 
 
-def _verdict(
-    views: Sequence[LayerView], best: int, interval: tuple[int, int], num_layers: int
-) -> tuple[int | None, str]:
-    """The bottleneck and the finding in words; None where the curve has no interior peak worth the name."""
-    by_layer = {view.layer: view for view in views if view.difference is not None and view.layer > 0}
-    peak = by_layer[best]
-    assert peak.difference is not None and peak.semantic is not None
-    first, last = min(by_layer), max(by_layer)
-    ends = [by_layer[end].difference or 0.0 for end in (first, last) if end != best]
-    highest = max(by_layer, key=lambda layer: by_layer[layer].difference or 0.0)
-    prominence = peak.difference - max(ends) if ends else 0.0
-    if highest in (1, num_layers) or best in (first, last):
-        return None, (
-            f"No interior bottleneck: S_sem - S_lang is largest at layer {highest}, an end of the stack. "
-            "Meaning never separates from language in the middle of this model."
-        )
-    if prominence < MINIMAL_PROMINENCE:
-        return None, (
-            f"No interior bottleneck: the curve is flat. Layer {best} has the largest S_sem - S_lang, but only "
-            f"{prominence:.3f} above an end of the stack (at least {MINIMAL_PROMINENCE} is needed)."
-        )
-    if interval[0] <= 1 or interval[1] >= num_layers - 1 > 2:
-        return None, (
-            f"No interior bottleneck can be named: the largest S_sem - S_lang is at layer {best}, but the 95 % "
-            f"interval of the layer, {interval[0]} to {interval[1]}, reaches an end of the stack. Use more queries."
-        )
-    if peak.semantic <= 0:
-        return None, (
-            f"No interior bottleneck: even at layer {best}, where S_sem - S_lang is largest, translations do not "
-            f"cluster by meaning (S_sem = {peak.semantic:.2f})."
-        )
-    spread = f"layer {best}" if interval[0] == interval[1] else f"layers {interval[0]} to {interval[1]}"
-    return best, (
-        f"The semantic bottleneck is layer {best} of {num_layers} ({best / num_layers:.0%} of the depth): "
-        f"S_sem - S_lang = {peak.difference:.2f}, {prominence:.2f} above the ends; 95 % interval: {spread}."
-    )
+def find_at_positions(
+    stored: StoredStates, layers: Sequence[int], prompts: Sequence[Prompt], num_layers: int, **options: Any
+) -> dict[str, Bottleneck]:
+    """The search at every position that was read, the first one first; `options` are those of `find_bottleneck`."""
+    return {
+        position: find_bottleneck(stored.at(position), layers, prompts, num_layers, **options)
+        for position in stored.positions
+    }
+
+
+def search_json(found: Mapping[str, Bottleneck]) -> dict[str, Any]:
+    """As written to `bottleneck.json`: the first position, and beside it (`also`) the others, for information."""
+    (position, first), *others = found.items()
+    also = {name: one.to_json() for name, one in others}
+    return {**first.to_json(), "position": position, **({"also": also} if also else {})}

@@ -15,5 +15,8 @@ class LayerSearchSettings(Settings):
         description="Sources of parallel prompts, together one table",
     )
     position: Literal["last", "last_user", "mean_user"] = Field("last", description="Token position to read")
+    also_positions: list[Literal["last", "last_user", "mean_user"]] = Field(
+        default_factory=list, description="Further positions to search, from the same pass, for information"
+    )
     layer: int | None = Field(None, ge=0, description="Use this layer instead of the one that the search finds")
     resamples: int = Field(1000, ge=50, le=100_000, description="Bootstrap resamples over queries")

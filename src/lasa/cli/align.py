@@ -40,7 +40,8 @@ def align(
     from lasa.files.settings import check_settings
     from lasa.interpreter.probe import load_interpreter
     from lasa.interpreter.settings import CalibrationOptions
-    from lasa.models.loading import load_model, model_folder
+    from lasa.models.loading import load_model
+    from lasa.models.origin import model_folder
     from lasa.progress import show_progress
     from lasa.quiet import quiet_libraries
 
@@ -67,7 +68,7 @@ def align(
     )
     align_system(
         network, tokenizer, probe, tables, system, section, CalibrationOptions(), output,
-        name=output.name, base=model_folder(model.path).name, seed=seed,
+        name=output.name, base=model_folder(model.path, model.revision).name, seed=seed,
     )  # fmt: skip
     if not output.is_dir():
         return  # another process of the launch writes it

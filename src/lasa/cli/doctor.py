@@ -46,7 +46,7 @@ def doctor(
     network, tokenizer = load_model(model)
     console.print(f"model        {type(network).__name__}, {num_parameters(network):,} parameters")
     console.print(f"layers       0 to {num_layers(network)}, {hidden_size(network)} wide")
-    check_readable(network)
+    check_readable(network, tokenizer)
     console.print("reading      every layer can be observed")
     rendered = render(tokenizer, ({"role": "user", "content": "hello"},))
     bos = rendered.token_ids.count(tokenizer.bos_token_id) if tokenizer.bos_token_id is not None else 0

@@ -30,7 +30,7 @@ def locate(
 
     from rich.console import Console
 
-    from lasa.bottleneck.search import find_bottleneck
+    from lasa.bottleneck.search import find_at_positions, search_json
     from lasa.data.prompts import check_parallel
     from lasa.files.artifacts import model_fingerprint, provenance, write_sealed
     from lasa.models.hidden_states import read_to_folder
@@ -51,11 +51,11 @@ def locate(
     for layer in drawn:
         check_layer(network, layer)
     layers = list(range(num_layers(network) + 1))
-    states = read_to_folder(network, tokenizer, table, layers, output / "hidden_states", search.position)
-    found = find_bottleneck(states, layers, table, num_layers(network), resamples=search.resamples, seed=seed)
+    also = [position for position in search.also_positions if position != search.position]
+    states = read_to_folder(network, tokenizer, table, layers, output / "hidden_states", search.position, also=also)
+    found = find_at_positions(states, layers, table, num_layers(network), resamples=search.resamples, seed=seed)
     result = {
-        **found.to_json(),
-        "position": search.position,
+        **search_json(found),
         "provenance": provenance(
             model=model.path, fingerprint=model_fingerprint(network), prompts=search.prompts, seed=seed
         ),
@@ -73,8 +73,11 @@ def locate(
         return
     console = Console(soft_wrap=True, highlight=False)
     console.print(layers_table(result))
-    for sentence in findings(found):
-        console.print(sentence)
+    for place, one in found.items():
+        if len(found) > 1:
+            console.print(f"Position {place}:", style="bold")
+        for sentence in findings(one):
+            console.print(sentence)
     console.print(f"Written to {output}: bottleneck.json; as SVG, PNG and CSV: {', '.join(figures)}.")
 
 

@@ -65,7 +65,7 @@ class GuardedModel:
     ) -> None:
         check_tokenizer(tokenizer)
         interpreter.check_fits(model, tokenizer, fingerprint=False)
-        check_readable(model)
+        check_readable(model, tokenizer)
         self.model, self.tokenizer, self.interpreter = model.eval(), tokenizer, interpreter.eval()
         self.policy = policy or Policy()
         self.condition = condition_ids(tokenizer, self.policy.condition)

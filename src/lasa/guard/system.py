@@ -58,8 +58,9 @@ class System:
             ArtifactError: The interpreter belongs to another model.
         """
         interpreter = self.interpreter_folder
-        network, tokenizer = load_model(self.model)
         probe = load_interpreter(interpreter)
+        template = self.model.chat_template or probe.config.chat_template or None
+        network, tokenizer = load_model(self.model.model_copy(update={"chat_template": template}))
         probe.check_fits(network, tokenizer, fingerprint=not self.aligned and not force)
         if self.base and self.base != probe.config.base_fingerprint and not force:
             raise ArtifactError(

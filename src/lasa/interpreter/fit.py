@@ -13,6 +13,7 @@ from lasa.interpreter.training import LabelledStates, Trained, train_probe
 from lasa.models.hidden_states import Position, ReadPoint, read_hidden_states
 from lasa.models.layers import check_layer, hidden_size, num_parameters
 from lasa.models.rendering import template_fingerprint
+from lasa.models.template import fixed_template
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ def new_config(
         hidden_width(kind, width, base, hidden),
         base_model=base_model,
         base_fingerprint=model_fingerprint(model),
+        chat_template=fixed_template(tokenizer),
         languages=tuple(sorted({p.language for p in tables["train"]})),
         data={name: fingerprint([p.to_json() for p in prompts]) for name, prompts in tables.items() if prompts},
         provenance=provenance(seed=seed),

@@ -34,6 +34,9 @@ from lasa.models.rendering import template_fingerprint
 PARAMETER_SHARE = 0.002
 """The paper's bound on the probe's size: 0.2 % of the base model's parameters."""
 
+CHAT_TEMPLATE = "chat_template.jinja"
+"""In an interpreter's folder, where its prompts were not rendered with the tokenizer's own template."""
+
 SCHEMA = 1
 
 
@@ -58,6 +61,8 @@ class InterpreterConfig:
         parameter_share: That number over the base model's.
         base_model: Name or path of the base model, for people.
         base_fingerprint: `model_fingerprint` of the base model.
+        chat_template: The template of the prompts, where it is not as the model's maker wrote it (options, a pinned
+            date, a template of the user's); "" where it is.
         languages: Languages of the training data.
         data: Fingerprints of the training and development data.
         metrics: What was measured when it was trained.
@@ -77,6 +82,7 @@ class InterpreterConfig:
     parameter_share: Annotated[float, Field(ge=0)] = 0.0
     base_model: str = ""
     base_fingerprint: str = ""
+    chat_template: str = ""
     languages: tuple[str, ...] = ()
     data: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -179,6 +185,8 @@ class SafetySemanticInterpreter(nn.Module, ModelHubMixin):
         }
         write_json(folder / "config.json", {**config, "fingerprint": _config_fingerprint(config)})
         write_text(folder / "README.md", interpreter_card(config))
+        if self.config.chat_template:
+            write_text(folder / CHAT_TEMPLATE, self.config.chat_template)  # for servers that render on their own
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: Any) -> "SafetySemanticInterpreter":

@@ -26,7 +26,7 @@ from lasa.files.artifacts import (
     write_sealed,
     write_tensors,
 )
-from lasa.models.layers import check_layer, context_length, forward_to_layers, hidden_size, input_device
+from lasa.models.layers import check_layer, context_length, forward_to_layers, hidden_size, input_device, num_layers
 from lasa.models.rendering import Rendered, check_tokenizer, render, template_fingerprint
 from lasa.progress import progress, say
 
@@ -110,8 +110,8 @@ def read_hidden_states(
     """
     states = torch.empty(len(prompts), len(layers), hidden_size(model))
     with progress("Reading hidden states", len(prompts), "prompts") as advance:
-        for rows, values in _read_batches(model, tokenizer, prompts, layers, position, token_budget):
-            states[rows] = values.float()
+        for rows, values in _read_batches(model, tokenizer, prompts, layers, [position], token_budget):
+            states[rows] = values[:, 0].float()
             advance(len(rows))
     return states
 
@@ -124,9 +124,12 @@ def read_to_folder(
     folder: Path,
     position: Position = "last",
     *,
+    also: Sequence[Position] = (),
     token_budget: int = DEFAULT_TOKEN_BUDGET,
 ) -> "StoredStates":
     """Hidden states streamed to safetensors shards; memory does not grow with the number of prompts.
+
+    States at further positions (`also`) come from the same forward pass; see `StoredStates.at`.
 
     An interrupted read goes on after the last complete shard. A second read of the same prompts, by the same model
     at the same read point, comes from the folder. Anything else found in the folder is an error.
@@ -138,6 +141,7 @@ def read_to_folder(
         "schema": 1,
         "layers": list(layers),
         "position": position,
+        "also": list(also),
         "template": template_fingerprint(tokenizer),
         "model": model_fingerprint(model),
         "prompts": _prompts_fingerprint(prompts),
@@ -163,7 +167,7 @@ def read_to_folder(
         for start in range(len(shards) * SHARD_ROWS, len(prompts), SHARD_ROWS):
             window = prompts[start : start + SHARD_ROWS]
             states: Tensor | None = None
-            for rows, values in _read_batches(model, tokenizer, window, layers, position, token_budget):
+            for rows, values in _read_batches(model, tokenizer, window, layers, [position, *also], token_budget):
                 if states is None:
                     states = torch.empty(len(window), *values.shape[1:], dtype=values.dtype)
                 states[rows] = values
@@ -177,19 +181,26 @@ def read_to_folder(
 
 
 class StoredStates:
-    """Hidden states in a folder written by `read_to_folder`, verified when opened.
+    """Hidden states in a folder written by `read_to_folder`, verified when opened; at its first position by default.
 
     Raises:
         ArtifactError: The manifest or a shard is missing, incomplete or altered; the message names the file.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, position: Position | None = None) -> None:
         self.folder = folder
         self.manifest = read_sealed(folder / "manifest.json")
         rows = sum(shard["rows"] for shard in self.manifest["shards"])
         if rows != self.manifest["rows"]:
             raise ArtifactError(f"{folder}: {rows} of {self.manifest['rows']} rows were read. Run the read again.")
         _check_shards(folder, self.manifest["shards"])
+
+        self.positions: list[Position] = [self.manifest["position"], *self.manifest["also"]]
+        self._place = 0 if position is None else self.positions.index(position)
+
+    def at(self, position: Position) -> "StoredStates":
+        """The same prompts at another position that was read with them."""
+        return StoredStates(self.folder, position)
 
     @property
     def layers(self) -> list[int]:
@@ -202,7 +213,7 @@ class StoredStates:
     def shards(self) -> Iterator[Tensor]:
         """Shard by shard, `[rows, layers, H]` in the model's dtype."""
         for shard in self.manifest["shards"]:
-            yield read_tensors(self.folder / shard["file"])["states"]
+            yield read_tensors(self.folder / shard["file"])["states"][:, self._place]
 
     def layer(self, layer: int) -> Tensor:
         """All rows of one layer, `[rows, H]` float32; the other layers stay on disk."""
@@ -210,7 +221,7 @@ class StoredStates:
         parts = []
         for shard in self.manifest["shards"]:
             with safe_open(self.folder / shard["file"], "pt") as file:
-                parts.append(file.get_slice("states")[:, index].float())
+                parts.append(file.get_slice("states")[:, self._place, index].float())
         return torch.cat(parts)
 
     def all(self) -> Tensor:
@@ -248,12 +259,13 @@ def _read_batches(
     tokenizer: Any,
     prompts: Sequence[Prompt],
     layers: Sequence[int],
-    position: Position,
+    positions: Sequence[Position],
     token_budget: int,
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """Yield row numbers and their `[rows, layers, H]` states on the CPU, longest prompts first."""
-    if position not in get_args(Position):
-        raise DataError(f"Unknown token position {position!r}; choose one of {', '.join(get_args(Position))}.")
+    """Yield row numbers and their `[rows, positions, layers, H]` states on the CPU, longest prompts first."""
+    for position in positions:
+        if position not in get_args(Position):
+            raise DataError(f"Unknown token position {position!r}; choose one of {', '.join(get_args(Position))}.")
     for layer in layers:
         check_layer(model, layer)
     rendered = render_all(tokenizer, prompts, model)
@@ -263,7 +275,7 @@ def _read_batches(
         width = len(rendered[queue[0]].token_ids)
         rows = queue[: max(1, token_budget // width)]
         try:
-            values = _read_one_batch(model, [rendered[row] for row in rows], layers, position)
+            values = _read_one_batch(model, [rendered[row] for row in rows], layers, positions)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if len(rows) == 1 or not _out_of_memory(error):
                 raise
@@ -278,7 +290,7 @@ def _read_batches(
 
 @torch.inference_mode()
 def _read_one_batch(
-    model: nn.Module, rendered: Sequence[Rendered], layers: Sequence[int], position: Position
+    model: nn.Module, rendered: Sequence[Rendered], layers: Sequence[int], positions: Sequence[Position]
 ) -> Tensor:
     width = max(len(one.token_ids) for one in rendered)
     device = input_device(model)
@@ -287,14 +299,15 @@ def _read_one_batch(
     for row, one in enumerate(rendered):
         ids[row, : len(one.token_ids)] = torch.tensor(one.token_ids)
         mask[row, : len(one.token_ids)] = 1
-    ranges = [token_range(one, position) for one in rendered]
+    ranges = [[token_range(one, position) for one in rendered] for position in positions]
     found: dict[int, Tensor] = {}
 
     def keep(layer: int, states: Tensor) -> None:
-        found[layer] = pool_tokens(states, ranges).to(device)
+        found[layer] = torch.stack([pool_tokens(states, one) for one in ranges], dim=1).to(device)
+        check_finite(layer, found[layer])
 
     forward_to_layers(model, layers, keep, input_ids=ids.to(device), attention_mask=mask.to(device))
-    return torch.stack([found[layer] for layer in layers], dim=1).cpu()
+    return torch.stack([found[layer] for layer in layers], dim=2).cpu()
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
@@ -309,11 +322,12 @@ def _prompts_fingerprint(prompts: Sequence[Prompt]) -> str:
     return digest.hexdigest()
 
 
-def check_readable(model: nn.Module) -> None:
-    """Fail early, with a reason, if the model's layers cannot be observed or a token's state depends on later tokens.
+def check_readable(model: nn.Module, tokenizer: Any) -> None:
+    """Fail early, with a reason, where a model cannot be read.
 
     Raises:
-        ModelError: Its decoder blocks cannot be found or are not run as modules, or its attention is not causal.
+        ModelError: Its decoder blocks cannot be found or are not run as modules, its attention is not causal, or a
+            layer's numbers overflow on a greeting.
     """
     seen: list[Tensor] = []
     ids = torch.tensor([[0, 0], [0, 1]], device=input_device(model))
@@ -327,4 +341,21 @@ def check_readable(model: nn.Module) -> None:
         raise ModelError(
             f"{type(model).__name__}: the state of a token depends on the tokens after it, so this is not a causal "
             "language model. lasa needs a decoder-only model that generates text."
+        )
+    greeting = render(tokenizer, ({"role": "user", "content": "hello"},))
+    with torch.inference_mode():
+        ids = torch.tensor([greeting.token_ids], device=input_device(model))
+        forward_to_layers(model, range(1, num_layers(model) + 1), check_finite, input_ids=ids)
+
+
+def check_finite(layer: int, states: Tensor) -> None:
+    """Make sure that a layer's hidden states are numbers.
+
+    Raises:
+        ModelError: One of them is infinite or not a number.
+    """
+    if not torch.isfinite(states).all():
+        raise ModelError(
+            f"Layer {layer} holds values that are no finite numbers in {str(states.dtype).removeprefix('torch.')}. "
+            "Load the model with the dtype bfloat16 or float32; if it was, its weights are damaged."
         )

@@ -150,9 +150,12 @@ def forward_to_layers(
 
 
 def input_device(model: nn.Module) -> torch.device:
-    """The device on which the model expects its token ids (also under `device_map`)."""
-    embeddings = getattr(model, "get_input_embeddings", lambda: None)()
-    return next((embeddings or model).parameters()).device
+    """The device on which the model expects its token ids (also under `device_map`, and for weights on disk)."""
+    module: Any = getattr(model, "get_input_embeddings", lambda: None)() or model
+    device: torch.device = next(module.parameters()).device
+    if device.type == "meta":  # accelerate loads the weights for each call
+        device = torch.device(module._hf_hook.execution_device)
+    return device
 
 
 def _text_config(model: nn.Module) -> Any:

@@ -1,13 +1,11 @@
-"""Load any local Hugging Face causal LM and its tokenizer, with errors a person can act on."""
+"""Load any Hugging Face causal LM and its tokenizer, with errors a person can act on."""
 
 import json
-from importlib.resources import files
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
@@ -16,99 +14,150 @@ from lasa.errors import ModelError
 from lasa.files.artifacts import check_folder
 from lasa.files.settings import check_settings
 from lasa.models.hidden_states import check_readable
-from lasa.models.rendering import check_tokenizer
+from lasa.models.origin import ModelFiles, find_model
+from lasa.models.rendering import check_template, check_tokenizer
 from lasa.models.settings import ModelSettings
 from lasa.models.soft_condition import SOFT_CONDITION, SoftCondition
-
-SHIPPED = {"embedded": "planted", "embedded-sister": "sister"}
-"""Models inside the package; the sister was trained in the same way, without a planted bottleneck."""
-
-
-def model_folder(name: str) -> Path:
-    """The folder of a model: a path, or one of the shipped models.
-
-    Raises:
-        ModelError: There is no such folder, or it holds no model.
-    """
-    if name in SHIPPED:
-        return Path(str(files("lasa.embedded").joinpath("weights", SHIPPED[name])))
-    folder = Path(name)
-    if not folder.is_dir():
-        raise ModelError(
-            f"No such model folder: {name}. Give the path of a local Hugging Face model "
-            f"(config.json, weights, tokenizer), or one of: {', '.join(SHIPPED)}."
-        )
-    if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
-        raise ModelError(f"{name} holds no model: config.json is missing.")
-    return folder
+from lasa.models.template import fix_template
 
 
 def load_model(model: str | ModelSettings, **settings: Any) -> tuple[Any, Any]:
     """Load a model and its tokenizer, ready to be read and to generate.
 
     Args:
-        model: Folder, or a shipped model; or all its settings. A PEFT adapter folder loads its base and the adapter.
+        model: Its name (see `find_model`), or all its settings. A PEFT adapter loads its base and the adapter.
         settings: Further fields of `ModelSettings` (`dtype`, `device`, ...), where a name is given.
 
     Raises:
-        ModelError: The folder is no causal LM, its tokenizer has no chat template, or the files are damaged.
+        ModelError: There is no such model, it is no causal LM, its tokenizer has no chat template, its files are
+            damaged, or its numbers overflow.
         ArtifactError: The folder was written by lasa, and a file of it was altered since.
         RecipeError: A setting is unknown or out of bounds.
     """
     chosen = model if isinstance(model, ModelSettings) else _settings(model, settings)
-    name, device, trust_remote_code = chosen.path, chosen.device, chosen.trust_remote_code
-    folder = model_folder(name)
-    check_folder(folder)
+    found = find_model(chosen.path, chosen.revision)
+    check_folder(found.folder)
     transformers_logging.disable_progress_bar()
-    adapter = folder / "adapter_config.json"
-    base = folder
-    if adapter.is_file() and not (folder / "config.json").is_file():
-        base = model_folder(str(json.loads(adapter.read_text("utf-8")).get("base_model_name_or_path")))
-    _check_causal(base, trust_remote_code)
+    adapter = None
+    if (found.folder / "adapter_config.json").is_file() and not (found.folder / "config.json").is_file():
+        adapter, found = found, _base_of(found)
+    tokenizer = _load_tokenizer(chosen, found, adapter)
+    network = _load_network(chosen, found)
+    if adapter is not None:
+        network = _put_on(adapter, network, tokenizer)
+    if chosen.device != "auto":
+        try:
+            network = network.to(chosen.device)
+        except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+            raise ModelError(
+                f"The model cannot be moved to the device {chosen.device!r}: {error}. Try `auto`."
+            ) from error
+    soft = (adapter or found).folder / SOFT_CONDITION
+    if soft.is_file():
+        SoftCondition.load(network, soft)
+    check_readable(network, tokenizer)
+    return network.eval(), tokenizer
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for products of bfloat16 matrices."""
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
+
+
+def _base_of(adapter: ModelFiles) -> ModelFiles:
+    stored = json.loads((adapter.folder / "adapter_config.json").read_text("utf-8"))
+    base = stored.get("base_model_name_or_path")
+    if not base:
+        raise ModelError(f"{adapter.name} is an adapter that does not say of which model (base_model_name_or_path).")
+    if not (adapter.folder / "adapter_model.safetensors").is_file():
+        raise ModelError(f"{adapter.name} has no adapter_model.safetensors. Save the adapter as safetensors.")
+    return find_model(str(base), stored.get("revision"))
+
+
+def _load_tokenizer(chosen: ModelSettings, found: ModelFiles, adapter: ModelFiles | None) -> Any:
+    own = adapter is not None and (adapter.folder / "tokenizer_config.json").is_file()
+    source = adapter if adapter is not None and own else found
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.folder,
+            trust_remote_code=chosen.trust_remote_code,
+            **source.gguf_option,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise _cannot_be_loaded(source, error) from error
+    if chosen.chat_template is None:
+        check_tokenizer(tokenizer)
+    fix_template(tokenizer, chosen.template_options, chosen.template_date, chosen.chat_template)
+    check_tokenizer(tokenizer)
+    check_template(tokenizer)
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def _load_network(chosen: ModelSettings, found: ModelFiles) -> Any:
+    config = _causal_config(chosen, found)
     has_gpu = torch.cuda.is_available()
-    on_cpu = device.startswith("cpu") or (device == "auto" and not has_gpu)
-    dtype = torch.float32 if chosen.dtype == "auto" and on_cpu else chosen.dtype
-    # None would undo the quantisation of the folder's own config
-    quantisation = {"quantization_config": four_bit_settings()} if chosen.four_bit else {}
+    dtype: Any = chosen.dtype
+    if dtype == "auto" and (chosen.device.startswith("cpu") or (chosen.device == "auto" and not has_gpu)):
+        stored = getattr(config.get_text_config(), "dtype", None)
+        dtype = torch.bfloat16 if stored == torch.bfloat16 and cpu_multiplies_bfloat16() else torch.float32
+    asked = {
+        "attn_implementation": chosen.attention,
+        # None would undo the quantisation of the folder's own config
+        "quantization_config": four_bit_settings() if chosen.four_bit else None,
+    }
     try:
         network, loaded = AutoModelForCausalLM.from_pretrained(
-            base,
+            found.folder,
             use_safetensors=True,  # never a pickle
             output_loading_info=True,
             dtype=dtype,
-            device_map="auto" if has_gpu and device == "auto" else None,
-            trust_remote_code=trust_remote_code,
-            **quantisation,
+            device_map="auto" if has_gpu and chosen.device == "auto" else None,
+            trust_remote_code=chosen.trust_remote_code,
+            **found.gguf_option,
+            **{name: value for name, value in asked.items() if value is not None},
         )
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder if (folder / "tokenizer_config.json").is_file() else base, trust_remote_code=trust_remote_code
-        )
-        if base != folder:
-            from peft import PeftModel
-
-            if not (folder / "adapter_model.safetensors").is_file():
-                raise ModelError(f"{name} has no adapter_model.safetensors. Save the adapter as safetensors.")
-            network = PeftModel.from_pretrained(network, folder)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(
-            f"{name} cannot be loaded: {error}. If the files are damaged, fetch the model again."
-        ) from error
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        raise _cannot_be_loaded(found, error) from error
     if loaded["missing_keys"]:  # transformers would go on with random weights
         raise ModelError(
-            f"{name} lacks weights that its config.json asks for (first: {min(loaded['missing_keys'])}). "
+            f"{found.name} lacks weights that its config.json asks for (first: {min(loaded['missing_keys'])}). "
             "Is it complete, and of this architecture? Fetch the model again."
         )
-    if device != "auto":
-        try:
-            network = network.to(device)
-        except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
-            raise ModelError(f"The model cannot be moved to the device {device!r}: {error}. Try `auto`.") from error
-    if (folder / SOFT_CONDITION).is_file():
-        SoftCondition.load(network, folder / SOFT_CONDITION)
-    check_tokenizer(tokenizer)
-    tokenizer.padding_side = "left"
-    check_readable(network)
-    return network.eval(), tokenizer
+    network.config._name_or_path = network.name_or_path = found.name  # what an adapter will say it belongs to
+    return network
+
+
+def _put_on(adapter: ModelFiles, network: Any, tokenizer: Any) -> Any:
+    from peft import PeftModel
+
+    missing = len(tokenizer) - network.get_input_embeddings().num_embeddings
+    if missing > 0:
+        with safe_open(adapter.folder / "adapter_model.safetensors", "pt") as file:
+            trained = any("embed" in name for name in file.keys())  # noqa: SIM118 - not a dictionary
+        if not trained:
+            raise ModelError(
+                f"{adapter.name} comes with a tokenizer that has {missing} tokens more than the model that it belongs "
+                "to, and with no embeddings for them. Save the adapter with its embeddings (PEFT: "
+                "save_embedding_layers=True), or without the added tokens."
+            )
+        network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    try:
+        return PeftModel.from_pretrained(network, adapter.folder)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise _cannot_be_loaded(adapter, error) from error
+
+
+def _cannot_be_loaded(found: ModelFiles, error: Exception) -> ModelError:
+    if found.gguf and isinstance(error, ImportError):
+        return ModelError(f"{found.gguf} is a GGUF file, which needs the package gguf: `pip install gguf`.")
+    damaged = (
+        "It is of an architecture that transformers does not read as GGUF, or damaged"
+        if found.gguf
+        else ("If the files are damaged, fetch the model again")
+    )
+    return ModelError(f"{found.name} cannot be loaded: {error}. {damaged}.")
 
 
 def _settings(name: str, settings: dict[str, Any]) -> ModelSettings:
@@ -134,16 +183,24 @@ def four_bit_settings() -> Any:
     )
 
 
-def _check_causal(folder: Path, trust_remote_code: bool) -> None:
+def _causal_config(chosen: ModelSettings, found: ModelFiles) -> Any:
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(
+            found.folder,
+            trust_remote_code=chosen.trust_remote_code,
+            **found.gguf_option,
+        )
+    except ImportError as error:
+        raise _cannot_be_loaded(found, error) from error
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{folder}: config.json is not that of a model transformers knows: {error}") from error
+        what = f"{found.gguf} is not a GGUF file" if found.gguf else "config.json is not that"
+        raise ModelError(f"{found.name}: {what} of a model transformers knows: {error}") from error
     known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or "AutoModelForCausalLM" in getattr(
         config, "auto_map", {}
     )
     if not known or getattr(config, "is_encoder_decoder", False):
         raise ModelError(
-            f"{folder} is a {config.model_type!r} model, not a causal language model. "
+            f"{found.name} is a {config.model_type!r} model, not a causal language model. "
             "lasa needs a decoder-only model that generates text."
         )
+    return config

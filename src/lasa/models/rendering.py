@@ -5,9 +5,11 @@ without further special tokens, so there is exactly one BOS. Special tokens that
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from lasa.data.prompts import Message
 from lasa.errors import DataError, ModelError
@@ -35,13 +37,29 @@ def check_tokenizer(tokenizer: Any) -> None:
     if not getattr(tokenizer, "chat_template", None):
         raise ModelError(
             f"The tokenizer {tokenizer.name_or_path!r} has no chat template, so conversations cannot be rendered. "
-            "Use the chat (instruct) version of the model, or put its template into chat_template.jinja."
+            "Use the chat (instruct) version of the model, or give a Jinja file as chat_template."
         )
     if not tokenizer.is_fast:
         raise ModelError(
             f"The tokenizer {tokenizer.name_or_path!r} is not a fast tokenizer; token positions of messages "
             "cannot be found. Convert it to tokenizer.json."
         )
+
+
+def check_template(tokenizer: Any) -> None:
+    """Make sure that the chat template renders a conversation.
+
+    Raises:
+        ModelError: It does not; the message says where it is wrong.
+    """
+    try:
+        render(tokenizer, ({"role": "user", "content": "hello"},))
+    except DataError as error:
+        line = getattr(error.__cause__, "lineno", None)
+        where = f" (line {line})" if line else ""
+        raise ModelError(
+            f"The chat template of {tokenizer.name_or_path!r} is no use{where}: {error} Give another as chat_template."
+        ) from error
 
 
 def render(tokenizer: Any, messages: Sequence[Message]) -> Rendered:
@@ -79,22 +97,50 @@ def defuse(tokenizer: Any, content: str, *, markers: bool = True) -> str:
     Args:
         tokenizer: Says which tokens are special.
         content: What a caller wrote.
-        markers: Also the ordinary tokens that the chat template gives a meaning, such as `<think>` or `<tool_call>`;
-            not in earlier turns of the assistant, where the template itself looks for them.
+        markers: Also the ordinary tokens and texts that the chat template gives a meaning, such as `<think>`,
+            `<tool_call>` or `[INST]`; not in earlier turns of the assistant, where the template itself looks for them.
     """
-    for token in sorted(special_tokens(tokenizer, markers=markers), key=len, reverse=True):
-        while token in content:
-            content = content.replace(token, f"{token[0]} {token[1:]}")
+    pattern = _patterns(tokenizer)[markers]
+    while pattern and pattern.search(content):
+        content = pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", content)
     return content
 
 
 def special_tokens(tokenizer: Any, *, markers: bool = True) -> list[str]:
-    """Every token of two visible characters or more that the tokenizer would turn into one control id."""
+    """Every token of two visible characters or more that the tokenizer would turn into one control id.
+
+    With `markers` also the tokens and the plain texts by which the chat template marks its turns.
+    """
     added = [(token.content, token.special) for token in getattr(tokenizer, "added_tokens_decoder", {}).values()]
     found = {text for text, special in added if special or text.startswith(("<|", "[/"))}
     if markers:
-        found |= {text for text, _ in added if text in str(tokenizer.chat_template)}
+        found |= {text for text, _ in added if text in str(tokenizer.chat_template)} | set(plain_markers(tokenizer))
     return [token for token in {*found, *tokenizer.all_special_tokens} if len(token.strip()) > 1]
+
+
+def plain_markers(tokenizer: Any) -> list[str]:
+    """Bracketed texts around the turns of the chat template that are no tokens of their own, such as `[INST]`."""
+    turns = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
+    try:
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    except Exception:  # jinja raises whatever a template wants to say; `check_template` tells
+        return []
+    tokens = set(tokenizer.get_added_vocab())
+    return sorted({mark for mark in re.findall(r"\[/?[A-Z_]{2,}\]|<</?[A-Z]+>>", text) if mark not in tokens})
+
+
+_PATTERNS: WeakKeyDictionary[Any, tuple[Any, dict[bool, re.Pattern[str] | None]]] = WeakKeyDictionary()
+
+
+def _patterns(tokenizer: Any) -> dict[bool, re.Pattern[str] | None]:
+    """What `defuse` looks for; collected once, for a tokenizer may have thousands of added tokens."""
+    state = (tokenizer.chat_template, len(tokenizer), tuple(tokenizer.all_special_tokens))
+    known = _PATTERNS.get(tokenizer)
+    if known is None or known[0] != state:
+        found = {m: sorted(special_tokens(tokenizer, markers=m), key=len, reverse=True) for m in (True, False)}
+        known = (state, {m: re.compile("|".join(map(re.escape, one))) if one else None for m, one in found.items()})
+        _PATTERNS[tokenizer] = known
+    return known[1]
 
 
 def drop_second_bos(tokenizer: Any, token_ids: list[int]) -> list[int]:

@@ -1,19 +1,41 @@
 """Which model, and how it is loaded."""
 
+from datetime import date
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lasa.files.settings import Settings
 
 
 class ModelSettings(Settings):
-    """The base model."""
+    """A model as its user names it."""
 
-    path: str = Field(description="Local Hugging Face folder, or `embedded`")
+    path: str = Field(description="Local folder, Hugging Face id, GGUF file, or `embedded`")
+    revision: str | None = Field(None, description="Commit, tag or branch of a Hugging Face id")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Of the weights; `auto` is as stored, and float32 on a CPU"
+        "auto", description="Of the weights; `auto` is as stored, and on a CPU without native bfloat16 float32"
     )
     device: str = Field("auto", description="`auto` (every GPU there is, else the CPU) or a torch device")
+    attention: Literal["eager", "sdpa", "flash_attention_2", "flex_attention"] | None = Field(
+        None, description="Attention kernel; transformers' choice by default"
+    )
     four_bit: bool = Field(False, description="Hold the weights in 4 bits (NF4); needs bitsandbytes and a GPU")
     trust_remote_code: bool = Field(False, description="Run code that the model folder brings along")
+    chat_template: str | None = Field(
+        None, description="Jinja file (or text) to render chats with, instead of the tokenizer's own template"
+    )
+    template_options: dict[str, bool | int | float | str] = Field(
+        default_factory=dict, description="Variables of the chat template, such as enable_thinking: false"
+    )
+    template_date: date | None = Field(
+        None, description="Date that a template which prints today's is pinned to; today by default"
+    )
+
+    @field_validator("template_options")
+    @classmethod
+    def _names(cls, value: dict[str, bool | int | float | str]) -> dict[str, bool | int | float | str]:
+        for name in value:
+            if not name.isidentifier():
+                raise ValueError(f"{name!r} cannot be the name of a template's variable")
+        return value

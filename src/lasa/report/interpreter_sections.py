@@ -36,6 +36,15 @@ def bottleneck(run: Run, save: Save) -> list[Section]:
     if run.bottleneck.get("used_layer", chosen) != chosen:
         section.text.append(f"The recipe chose layer {run.bottleneck['used_layer']} for the interpreter instead.")
     section.folded.append(layers.layer_table(rows, chosen))
+    for position, other in (run.bottleneck.get("also") or {}).items():
+        rows = layers.layer_rows(other)
+        files = save(
+            figures.layer_curves(rows, other.get("layer"), other.get("layer_interval")),
+            rows,
+            name=f"layer_curves_{position}",
+            description=f"The same curves, read at the position {position}.",
+        )
+        section.illustrations.append(Illustration(files, f"Read at {position}, for information. {other['verdict']}"))
     return [section]
 
 

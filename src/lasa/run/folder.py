@@ -54,6 +54,8 @@ class RunFolder:
         """Make sure that the folder is this recipe's, or new."""
         if (self.path / RECIPE).exists():
             differing = _differing(open_run(self.path), self.recipe)
+            if differing == ["layer_search.layer"] and "bottleneck" not in self._stages:
+                return  # no stage has read it yet
             if differing:
                 raise ArtifactError(
                     f"{self.path} holds another run: its {RECIPE} differs from this recipe in {', '.join(differing)}. "
@@ -82,6 +84,9 @@ class RunFolder:
                 write_json(self.path / PROVENANCE, provenance(began=datetime.now(UTC).isoformat(timespec="seconds")))
                 self._write({})
                 write_text(self.path / RECIPE, recipe_text(self.recipe))  # last: it is what makes a folder a run
+            elif open_run(self.path) != self.recipe:  # a setting that may change, see `_check`
+                self._write(self._stages)
+                write_text(self.path / RECIPE, recipe_text(self.recipe))
             yield
         finally:
             lock.release()
@@ -152,6 +157,22 @@ class RunFolder:
             for file in stages.pop(name)["files"]:
                 (self.path / file).unlink(missing_ok=True)
         self._write(stages)
+
+
+def settled(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with what it leaves to the moment: where a local model lies, and the day that a template prints.
+
+    A run that goes on keeps the day on which it began, and is found from any working directory.
+    """
+    model = recipe.model
+    place = Path(model.path)
+    changes: dict[str, Any] = {"path": str(place.resolve())} if place.exists() else {}
+    if model.chat_template and Path(model.chat_template).is_file():
+        changes["chat_template"] = str(Path(model.chat_template).resolve())
+    if model.template_date is None:
+        began = open_run(folder).model.template_date if (folder / RECIPE).is_file() else None
+        changes["template_date"] = began or datetime.now(UTC).date()
+    return recipe.model_copy(update={"model": model.model_copy(update=changes)})
 
 
 def open_run(path: Path) -> Recipe:

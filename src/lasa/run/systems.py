@@ -6,7 +6,7 @@ from lasa.conditioning.condition import DEFAULT_CONDITION
 from lasa.errors import RecipeError
 from lasa.files.artifacts import read_json
 from lasa.guard.system import System
-from lasa.models.loading import model_folder
+from lasa.models.origin import model_folder
 from lasa.models.settings import ModelSettings
 from lasa.run.folder import open_run
 from lasa.run.recipe import Recipe
@@ -41,7 +41,7 @@ def find_system(
             raise RecipeError(f"{run} has no system {name!r}; it has: {', '.join(recipe.systems)}.")
         return system_of_run(run, recipe, name, device=device)
     model = model or ModelSettings(path="embedded")
-    card = model_folder(model.path) / "lasa.json"
+    card = model_folder(model.path, model.revision) / "lasa.json"
     made = read_json(card) if card.is_file() else {}
     return System(
         name=Path(model.path).name + ("-guarded" if interpreter else ""),
@@ -67,9 +67,17 @@ def system_of_run(run: Path, recipe: Recipe, name: str, *, folder: Path | None =
     settings = recipe.systems[name]
     trained = (folder or run / "systems" / name) if settings.method else None
     own = trained / "interpreter" if trained else run / "interpreter"
+    model = recipe.model
+    if trained:  # it has its tokenizer, and so its template, beside it
+        model = model.model_copy(update={"path": str(trained), "revision": None, "chat_template": None})
     return System(
         name=name,
-        model=_on(recipe.model.model_copy(update={"path": str(trained)}) if trained else recipe.model, device),
+        model=_on(
+            recipe.model.model_copy(update={"path": str(trained), "revision": None, "chat_template": None})
+            if trained
+            else recipe.model,
+            device,
+        ),
         interpreter=own if own.is_dir() else run / "interpreter",
         guarded=settings.guarded,
         condition=recipe.alignment.condition or DEFAULT_CONDITION,

@@ -9,7 +9,7 @@ from lasa.evaluation.answering import Answerer
 from lasa.evaluation.endpoint import ChatClient, EndpointModel
 from lasa.files.artifacts import file_hash, fingerprint
 from lasa.guard.system import System
-from lasa.models.loading import model_folder
+from lasa.models.origin import model_folder
 from lasa.serving.vllm import running_vllm
 
 
@@ -32,7 +32,10 @@ def vllm_system(
     Raises:
         GuardError: vLLM does not serve it.
     """
-    stats = {file.name: file.stat() for file in sorted(model_folder(system.model.path).glob("*.safetensors"))}
+    stats = {
+        file.name: file.stat()
+        for file in sorted(model_folder(system.model.path, system.model.revision).glob("*.safetensors"))
+    }
     weights = fingerprint([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()])
     vllm = ["--dtype", system.model.dtype, *extra]
     facts = {"system": system.name, "model": weights, "vllm": vllm, "max_new_tokens": max_new_tokens}

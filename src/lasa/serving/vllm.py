@@ -17,7 +17,8 @@ from urllib.request import ProxyHandler, build_opener
 from lasa.conditioning.decision import Policy
 from lasa.errors import GuardError
 from lasa.guard.system import System
-from lasa.models.loading import model_folder
+from lasa.interpreter.probe import CHAT_TEMPLATE
+from lasa.models.origin import model_folder
 from lasa.models.settings import ModelSettings
 from lasa.models.soft_condition import SOFT_CONDITION
 
@@ -47,7 +48,7 @@ def vllm_arguments(
     Raises:
         GuardError: vLLM cannot serve this.
     """
-    folder = model_folder(model.path)
+    folder = model_folder(model.path, model.revision)
     if not (folder / "config.json").is_file():
         raise GuardError(f"{folder} is a PEFT adapter. Merge it into its base model, or use --engine lasa.")
     if (folder / SOFT_CONDITION).exists():
@@ -78,7 +79,9 @@ def guard_arguments(system: System, policy: Policy, *, force: bool = False, runn
             "--reread-every keep their defaults there. Use --engine lasa for the others."
         )
     lasa = {"interpreter": str(system.interpreter_folder.resolve()), "condition": system.condition, "force": force}
+    template = system.interpreter_folder / CHAT_TEMPLATE
     return [
+        *(["--chat-template", str(template.resolve())] if template.is_file() else []),
         *("--additional-config", json.dumps({"lasa": lasa})),
         *("--logits-processors", PROCESSORS[runner], "--scheduler-cls", "lasa_vllm.scheduler.guarded_scheduler"),
     ]

@@ -411,27 +411,26 @@ def test_an_answer_that_turns_harmful_is_replaced(every, lively, tokenizer, prom
 @pytest.mark.parametrize("ending", ["terminator", "stop text"])
 def test_however_an_answer_ends_its_last_token_is_read(ending, lively, tokenizer, prompts):
     guard = rereading(lively, tokenizer, prompts, reread_every=32)
-    plain = rereading(lively, tokenizer, prompts).generate(conversations(prompts), SETTINGS)
-    threshold, found = guard.interpreter.config.threshold, set()
-    for prompt, before in zip(prompts, plain, strict=True):
-        if before.decision.flagged:
+    threshold, ends, found = guard.interpreter.config.threshold, guard.ends, set()
+    for prompt, before in zip(prompts, guard.generate(conversations(prompts), SETTINGS), strict=True):
+        if before.decision.flagged or before.stopped:
             continue
         tokens, settings = before.answer.token_ids, SETTINGS
-        length = next(n for n in range(3, len(tokens)) if tokens[n] not in tokens[:n])
-        guard.ends = terminators(lively, tokenizer)
-        if ending == "terminator":
-            guard.ends = [*guard.ends, tokens[length]]
-        else:
-            text = tokenizer.decode(tokens[:length])
-            last = tokenizer.decode(tokens[length - 1 : length])
-            if "\N{REPLACEMENT CHARACTER}" in text or text.index(last) < len(text) - len(last):
-                continue
-            settings = replace(SETTINGS, stop=(last,))
-        harmful = scores_of_answer(guard, prompt, tokens[:length])[-1] >= threshold
-        (row,) = guard.generate([prompt.messages], settings, languages=["sw"])
-        assert bool(row.stopped) == harmful
-        assert row.answer.finish_reason == ("content_filter" if harmful else "stop")
-        found.add(harmful)
+        for length in range(1, len(tokens)):
+            if ending == "terminator":
+                if tokens[length] in tokens[:length]:
+                    continue
+                guard.ends = [*ends, tokens[length]]
+            else:
+                text, last = (tokenizer.decode(tokens[start:length]) for start in (0, length - 1))
+                if "\N{REPLACEMENT CHARACTER}" in text or not last or text.index(last) < len(text) - len(last):
+                    continue
+                settings = replace(SETTINGS, stop=(last,))
+            harmful = scores_of_answer(guard, prompt, tokens[:length])[-1] >= threshold
+            (row,) = guard.generate([prompt.messages], settings, languages=["sw"])
+            assert bool(row.stopped) == harmful
+            assert row.answer.finish_reason == ("content_filter" if harmful else "stop")
+            found.add(harmful)
     assert found == {True, False}
 
 

@@ -70,13 +70,13 @@ def test_what_the_guard_scores_while_answering_is_what_training_reads(position, 
     torch.testing.assert_close(torch.tensor([a.decision.score for a in answers]), expected, atol=1e-4, rtol=0)
 
 
-def test_every_causal_model_is_readable(any_model):
-    check_readable(any_model)
+def test_every_causal_model_is_readable(any_model, tokenizer):
+    check_readable(any_model, tokenizer)
 
 
-def test_special_blocks_are_readable_in_half_precision_too(special_model):
-    check_readable(special_model)
-    check_readable(copy.deepcopy(special_model).to(torch.bfloat16))
+def test_special_blocks_are_readable_in_half_precision_too(special_model, tokenizer):
+    check_readable(special_model, tokenizer)
+    check_readable(copy.deepcopy(special_model).to(torch.bfloat16), tokenizer)
 
 
 def test_states_are_kept_in_the_models_own_precision(tokenizer, prompts, tmp_path):

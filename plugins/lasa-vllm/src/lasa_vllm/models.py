@@ -48,7 +48,8 @@ class ScoredModel:
                 f"This interpreter reads at {point.position!r}; in vLLM only the last token of a prompt is certain to "
                 "be computed (the rest may come from the prefix cache). Use an interpreter that reads at 'last'."
             )
-        interpreter.check_fits(self, load_tokenizer(vllm_config.model_config), fingerprint=False)  # type: ignore[arg-type]
+        tokenizer = load_tokenizer(vllm_config.model_config, interpreter.config)
+        interpreter.check_fits(self, tokenizer, fingerprint=False)  # type: ignore[arg-type]
         self.set_aux_hidden_state_layers((point.layer,))  # type: ignore[attr-defined]
         # vLLM keeps compiled models by the engine's configuration; one that reads another layer is another model.
         vllm_config.additional_config = {**vllm_config.additional_config, "lasa_layer": point.layer}

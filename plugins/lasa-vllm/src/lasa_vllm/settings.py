@@ -19,7 +19,7 @@ from vllm.tokenizers.registry import tokenizer_args_from_config
 from lasa.conditioning.condition import DEFAULT_CONDITION, condition_ids
 from lasa.errors import ArtifactError, GuardError
 from lasa.files.artifacts import read_json
-from lasa.interpreter.probe import InterpreterConfig
+from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
 from lasa.models.rendering import check_tokenizer, render
 from lasa.models.thinking import thinking_tail
 from lasa_vllm.plugin import GUARDED, registered
@@ -116,8 +116,10 @@ def check_engine(vllm_config: "VllmConfig") -> None:
         raise GuardError(f"This engine cannot be guarded, so it does not start: {'; '.join(found)}.")
 
 
-def load_tokenizer(model: "ModelConfig") -> Any:
-    """The served tokenizer, as lasa loads it.
+def load_tokenizer(model: "ModelConfig", interpreter: InterpreterConfig) -> Any:
+    """The served tokenizer, rendering as it did when the interpreter was trained.
+
+    Where that is not with the tokenizer's own template, `lasa serve` starts vLLM with the interpreter's.
 
     Raises:
         ModelError: It cannot render chats.
@@ -125,6 +127,7 @@ def load_tokenizer(model: "ModelConfig") -> Any:
     tokenizer = AutoTokenizer.from_pretrained(
         model.tokenizer, revision=model.tokenizer_revision, trust_remote_code=model.trust_remote_code
     )
+    tokenizer.chat_template = interpreter.chat_template or tokenizer.chat_template
     check_tokenizer(tokenizer)
     return tokenizer
 
@@ -135,7 +138,9 @@ def prompting(vllm_config: "VllmConfig") -> Prompting:
     Raises:
         GuardError: Prompts have no common end, or it opens a block of reasoning.
     """
-    tokenizer = load_tokenizer(vllm_config.model_config)
+    settings = read_settings(vllm_config)
+    interpreter = SafetySemanticInterpreter.from_pretrained(settings.interpreter)
+    tokenizer = load_tokenizer(vllm_config.model_config, interpreter.config)
     if thinking_tail(tokenizer):
         raise GuardError(
             "The chat template opens a block of reasoning, before which vLLM cannot put the condition. Serve this "
@@ -144,7 +149,7 @@ def prompting(vllm_config: "VllmConfig") -> Prompting:
     tail = _common_end(tokenizer)
     if not tail:
         raise GuardError("Prompts rendered with this chat template have no common end, so none can be recognised.")
-    return Prompting(condition_ids(tokenizer, read_settings(vllm_config).condition), tail)
+    return Prompting(condition_ids(tokenizer, settings.condition), tail)
 
 
 def lowest_threshold(config: InterpreterConfig) -> float:

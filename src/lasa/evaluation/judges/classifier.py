@@ -18,7 +18,7 @@ from lasa.data.prompts import Prompt
 from lasa.errors import ModelError, RecipeError
 from lasa.evaluation.judges.refusal_patterns import RefusalPatternJudge
 from lasa.evaluation.outcomes import Judge, Outcome, Verdict
-from lasa.models.loading import model_folder
+from lasa.models.origin import model_folder
 
 
 @dataclass(frozen=True)
