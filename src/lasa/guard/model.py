@@ -11,16 +11,16 @@ from lasa.conditioning.condition import condition_ids
 from lasa.conditioning.decision import Decision, Policy, decide
 from lasa.data.language_id import identify_language
 from lasa.data.prompts import Message, Prompt
-from lasa.errors import DataError, LasaError
+from lasa.errors import DataError, GuardError, LasaError
 from lasa.guard.refusals import refusal_message
 from lasa.guard.turns import TurnDecision, score_turns
 from lasa.interpreter.probe import SafetySemanticInterpreter
 from lasa.models.generation import Generated, terminators
 from lasa.models.hidden_states import check_readable, read_hidden_states
-from lasa.models.layers import context_length
+from lasa.models.layers import context_length, has_recurrent_state
 from lasa.models.rendering import Rendered, check_tokenizer, defuse, render
 from lasa.models.soft_condition import soft_condition_of
-from lasa.models.thinking import thinking_openers, thinking_tail
+from lasa.models.thinking import answer_header, thinking_openers, thinking_tail
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class GuardedModel:
         policy: What to do with each band of scores.
 
     Raises:
-        GuardError: The model's layers cannot be observed.
+        GuardError: The model's layers cannot be observed, or the chat template has no place for the condition.
         ArtifactError: The interpreter does not fit the model.
     """
 
@@ -74,6 +74,12 @@ class GuardedModel:
         self.ends = terminators(model, tokenizer)
         self.thinking_tail = thinking_tail(tokenizer)
         self.thinking_openers = thinking_openers(tokenizer)
+        self.header = answer_header(tokenizer)
+        if self.thinking_tail and has_recurrent_state(model):
+            raise GuardError(
+                f"The chat template opens a block of reasoning, which cannot be hidden from the recurrent state of "
+                f"{type(model).__name__}, so the condition cannot come before it. Use a template that does not open it."
+            )
 
     @property
     def layer(self) -> int:
@@ -135,7 +141,7 @@ class GuardedModel:
     def longest_forced(self, prefill_ids: Sequence[int]) -> int:
         """An upper bound of the tokens that are forced into a row, the caller's prefill included."""
         conditions = 2 if self.thinking_tail or self.thinking_openers else 1
-        return conditions * len(self.condition) + len(self.thinking_tail) + len(prefill_ids)
+        return conditions * len(self.condition) + len(self.thinking_tail) + len(self.header) + len(prefill_ids)
 
     def prefill_scores(self, questions: Sequence[Question]) -> list[float | None]:
         """Scores of the conversations with the caller's prefill as part of the user's words; None without prefill."""

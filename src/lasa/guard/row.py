@@ -50,11 +50,11 @@ class GuardedRow:
         self.guard, self.question, self.decision = guard, question, decision
         self.stopped: Decision | None = None
         self._heard: tuple[int, float] | None = None  # length of the answer at its newest score, and the score
-        condition, tail = guard.condition_for(decision), guard.thinking_tail
+        condition, tail, header = guard.condition_for(decision), guard.thinking_tail, guard.header
         self.conditioned = bool(condition)
-        forced = list(question.prefill_ids)
+        forced = [*header, *question.prefill_ids] if question.prefill_ids else []
         if self.conditioned:
-            forced = [*place_condition(tail, condition, tail), *forced]
+            forced = [*place_condition(tail, condition, tail, header), *question.prefill_ids]
         limit = settings.max_new_tokens
         if guard.context is not None:
             limit = min(

@@ -59,7 +59,13 @@ def create_app(guard: Guard, settings: ServerSettings | None = None) -> FastAPI:
     """
     settings = settings or ServerSettings()
     metrics = Metrics()
-    scheduler = Scheduler(guard, max_rows=settings.max_rows, max_queue=settings.max_queue, metrics=metrics)
+    scheduler = Scheduler(
+        guard,
+        max_rows=settings.max_rows,
+        max_tokens=settings.max_tokens,
+        max_queue=settings.max_queue,
+        metrics=metrics,
+    )
     created = int(time.time())
 
     @contextlib.asynccontextmanager
