@@ -181,8 +181,7 @@ def test_a_step_without_memory_ends_one_request(scheduler, guard, held, monkeypa
     tickets = [submitted(one, guard), submitted(one, guard, settings=GenerationSettings(max_new_tokens=5))]
     tickets.append(submitted(one, guard))
     held.set()
-    assert [ticket.answered() for ticket in tickets] == [True, False, True] or not failed
-    assert failed
+    assert [ticket.answered() for ticket in tickets] == [True, False, True]
     assert [str(event.error) for event in tickets[1].events if isinstance(event, Failed)] == [NO_MEMORY]
     alone = guard.generate([({"role": "user", "content": "run"},)], SETTINGS)[0].answer
     assert [event.outcome.answer for event in tickets[2].events if isinstance(event, Ended)] == [alone]
