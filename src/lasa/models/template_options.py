@@ -1,11 +1,13 @@
 """Options of a chat template that a caller gives: taken where they leave the prompt as it is."""
 
 import inspect
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lasa.data.prompts import Message
 from lasa.models.rendering import defuse, render_text
+from lasa.models.template import HEADER
 
 
 def same_prompt(tokenizer: Any, messages: Sequence[Message], options: Mapping[str, Any]) -> bool:
@@ -22,6 +24,10 @@ def same_prompt(tokenizer: Any, messages: Sequence[Message], options: Mapping[st
     plain = render_text(tokenizer, messages)
     if set(options) & set(inspect.signature(tokenizer.apply_chat_template).parameters):
         return False
+    header = HEADER.match(str(tokenizer.chat_template))
+    fixed = json.loads(header[1]).get("options", {}) if header else {}
+    if any(name in fixed and fixed[name] != value for name, value in options.items()):
+        return False  # the template overrules it, so that the prompt would be the same by mistake
     safe = [{**m, "content": defuse(tokenizer, m["content"], markers=m["role"] != "assistant")} for m in messages]
     try:
         text = tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=True, **options)

@@ -141,8 +141,7 @@ class Scheduler:
                 self._hand_out(ended)
             except Exception as error:
                 self._fail([*self._owners.values(), *(ticket for ticket, _ in new)], error)
-                self._lanes, self._owners = Lanes(self.guard), {}
-            self._entering = 0
+                self._lanes, self._owners, self._entering = Lanes(self.guard), {}, 0
             running, waiting = self.load
             self.metrics.running.set(running)
             self.metrics.waiting.set(waiting)
@@ -207,6 +206,8 @@ class Scheduler:
         except Exception as error:
             self._fail([ticket for ticket, _ in new], error)
             return
+        finally:
+            self._entering = 0  # they are among the running rows now, or gone
         if new:
             self.failure = None
         for ticket, row in new:
