@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 INSPECT := $(VENV)-inspect/bin
 LOWEST := $(VENV)-lowest/bin
+CLIENTS := $(VENV)-clients/bin
 VLLM := $(VENV)-vllm/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-real test-lowest test-inspect test-vllm lint bench bench-million embedded fuzz clean
+.PHONY: help demo test test-slow test-real test-lowest test-inspect test-clients test-vllm lint bench bench-million embedded fuzz clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -47,6 +48,12 @@ test-inspect:  ## the tests of the Inspect tasks, in an environment with inspect
 	@PIP_CONSTRAINT=constraints.txt $(INSPECT)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,inspect]'
 	@$(INSPECT)/python -m pytest -m "not slow" -W ignore::ResourceWarning tests/integration/test_inspect_*.py  # Inspect leaves streams open
 
+test-clients:  ## the server behind LangChain, LiteLLM, llm and lm-eval, in an environment with them
+	@test -x $(CLIENTS)/python || $(PYTHON) -m venv $(VENV)-clients
+	@PIP_CONSTRAINT=constraints.txt $(CLIENTS)/python -m pip install --quiet --disable-pip-version-check torch
+	@PIP_CONSTRAINT=constraints.txt $(CLIENTS)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,clients]'
+	@$(CLIENTS)/python -m pytest tests/integration/test_client_libraries.py
+
 test-vllm: $(VENV)-vllm/.installed  ## the tests of plugins/lasa-vllm, in an environment with vLLM for CPUs (3.4 GB)
 	@cd plugins/lasa-vllm && $(abspath $(VLLM))/python -m pytest
 
@@ -78,4 +85,4 @@ fuzz: $(STAMP)  ## every reader of files against 160,000 hostile ones (half an h
 	@$(BIN)/python tests/fuzz/run.py
 
 clean:  ## remove the environment and the runs
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-inspect $(VENV)-vllm runs
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-inspect $(VENV)-clients $(VENV)-vllm runs

@@ -47,7 +47,8 @@ def measure(scale: Scale) -> list[Ratio]:
     before = plain_rate()
     load, left = _serve(guard, [p.text for p in prompts], expected, SMOKE_SECONDS if scale == SMOKE else SECONDS)
     rate, plain = load.tokens / load.elapsed, max(before, plain_rate())
-    p50, p99, first = (float(np.percentile(*one)) for one in ((load.seconds, 50), (load.seconds, 99), (load.first, 50)))
+    p50, p99 = np.percentile(load.seconds, (50, 99))
+    first, first_p99 = np.percentile(load.first, (50, 99))
     asked = len(load.seconds) + load.lost + load.broken_off
     return [
         Ratio(
@@ -56,7 +57,7 @@ def measure(scale: Scale) -> list[Ratio]:
             0,
             detail=f"{asked} requests in {load.elapsed:.0f} s, {load.broken_off} broken off by the client, {load.lost} "
             f"lost, {load.mixed_up} mixed up, {left} slots left; p50 {p50:.2f} s, "
-            f"p99 {p99:.2f} s, first text {first:.2f} s",
+            f"p99 {p99:.2f} s; first text p50 {first:.2f} s, p99 {first_p99:.2f} s",
         ),
         Ratio(
             f"{STREAMS} streams: share of answers that differ from what their prompt gets alone",
@@ -67,7 +68,7 @@ def measure(scale: Scale) -> list[Ratio]:
         Ratio(
             "server tokens per second / plain generate",
             rate / plain,
-            0.5,
+            0.8,
             at_least=True,
             detail=f"{rate:.0f} / {plain:.0f} tokens/s",
         ),

@@ -19,6 +19,8 @@ from schemathesis.specs.openapi.checks import (  # noqa: E402
 
 OPERATIONS = [
     ("/v1/chat/completions", "POST"),
+    ("/v1/completions", "POST"),
+    ("/v1/responses", "POST"),
     ("/v1/moderations", "POST"),
     ("/v1/models", "GET"),
     ("/v1/models/{name}", "GET"),

@@ -17,7 +17,7 @@ from lasa.data.preferences import Preference
 from lasa.data.prompts import Prompt
 from lasa.errors import DataError
 from lasa.models.rendering import render, turn_end_ids
-from lasa.models.thinking import thinking_tail
+from lasa.models.thinking import answer_header, thinking_tail
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,11 @@ def token_rows(
         conditions: Token ids of each preference's condition; empty where there is none.
         seed: Of the order.
     """
-    turn_end, thinking = turn_end_ids(tokenizer), thinking_tail(tokenizer)
+    turn_end, thinking, header = turn_end_ids(tokenizer), thinking_tail(tokenizer), answer_header(tokenizer)
     rows = []
     for preference, condition in zip(preferences, conditions, strict=True):
         prompt_ids = render(tokenizer, preference.prompt.messages).token_ids
-        if condition:
-            prompt_ids = place_condition(prompt_ids, condition, thinking)
+        prompt_ids = place_condition(prompt_ids, condition, thinking, header) if condition else [*prompt_ids, *header]
         for text, desirable in ((preference.chosen, True), (preference.rejected, False)):
             if text is not None:
                 rows.append(

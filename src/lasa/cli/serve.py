@@ -11,7 +11,7 @@ from lasa.serving.settings import ServerSettings
 
 Action = Literal["condition", "refuse", "log", "off"]
 Engine = Literal["lasa", "vllm"]
-LASA_ONLY = ("max_queue", "timeout", "max_body", "log_prompts")
+LASA_ONLY = ("max_tokens", "max_queue", "timeout", "max_body", "log_prompts")
 """Options that vLLM's server does not have."""
 
 

@@ -1,7 +1,7 @@
 """The condition: a sentence at the start of the assistant's turn (LASA, section 5), as token ids.
 
-It goes right after the generation prompt and before anything the assistant says, and is never merged with what
-follows it.
+It goes right after the generation prompt (and the template's header of an answer, where there is one) and before
+anything the assistant says, and is never merged with what follows it.
 """
 
 from collections.abc import Sequence
@@ -28,18 +28,22 @@ def condition_ids(tokenizer: Any, text: str = DEFAULT_CONDITION) -> list[int]:
 
 
 def place_condition(
-    prompt_ids: Sequence[int], condition: Sequence[int], thinking_tail: Sequence[int] = ()
+    prompt_ids: Sequence[int],
+    condition: Sequence[int],
+    thinking_tail: Sequence[int] = (),
+    header: Sequence[int] = (),
 ) -> list[int]:
     """A rendered prompt with the condition in place, as the model is trained and run.
 
     Args:
         prompt_ids: The rendered prompt.
         condition: Token ids of the condition.
-        thinking_tail: `rendering.thinking_tail`: where the template opens a block of reasoning, the condition goes
+        thinking_tail: `thinking.thinking_tail`: where the template opens a block of reasoning, the condition goes
             before the block and again into it.
+        header: `thinking.answer_header`: what the template writes before an answer; the condition comes after it.
     """
     if not thinking_tail:
-        return [*prompt_ids, *condition]
+        return [*prompt_ids, *header, *condition]
     return [*prompt_ids[: -len(thinking_tail)], *condition, *thinking_tail, *condition]
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lasa.data.prompts import Message
+from lasa.errors import GuardError
 from lasa.guard.model import GuardedModel
 from lasa.guard.reading import BatchReading
 from lasa.guard.row import GuardedAnswer, GuardedRow
@@ -41,13 +42,16 @@ class Guard(GuardedModel):
             languages: The users' languages where known, for thresholds and refusals in that language; identified
                 where they are needed and not given.
             prefills: Text each assistant turn must begin with; it never displaces the condition, and is read too.
-            streamer: A transformers streamer; it also sees condition and prefill tokens.
+            streamer: A transformers streamer; it also sees condition and prefill tokens. None where answers are read
+                again, for it would see what was not read.
 
         Raises:
-            GuardError: The prompt was not read; nothing is answered then.
+            GuardError: The prompt was not read; nothing is answered then. Or there is a streamer and must be none.
             DataError: A conversation cannot be rendered or is too long.
         """
         settings = settings or GenerationSettings()
+        if streamer is not None and self.policy.reread_every:
+            raise GuardError("A streamer would see tokens before they are read again. Leave out one or the other.")
         count = len(conversations)
         asked = zip(conversations, languages or [None] * count, prefills or [""] * count, strict=True)
         questions = [self.question(messages, language, prefill) for messages, language, prefill in asked]
@@ -81,14 +85,17 @@ class Guard(GuardedModel):
                 [q.rendered.token_ids for q in questions],
                 settings,
                 open_rows,
-                longest_forced=max(self.longest_forced(q.prefill_ids) for q in questions),
+                longest_forced=max(self.longest_forced(q.prefill_ids) for q in questions)
+                + (self.policy.reread_every > 0),  # a pass over the last token
                 streamer=streamer,
             )
         reading.decisions()  # raises if the prompt was never read
+        for row in rows:
+            row.settle()
         return [row.outcome() for row in rows]
 
     def reread(self, rows: Sequence[GuardedRow], states: Tensor) -> None:
-        """Score the newest token of the answers that are due, and end those at or above the threshold.
+        """Score the newest token of the answers that are watched; they end where that is due and says so.
 
         Args:
             rows: The batch's rows.
@@ -96,9 +103,9 @@ class Guard(GuardedModel):
         """
         if not self.policy.reread_every:
             return
-        due = [index for index, row in enumerate(rows) if row.due]
-        if due:
+        watched = [index for index, row in enumerate(rows) if row.watched and not row.state.over]
+        if watched:
             with torch.inference_mode():
-                scores = self.interpreter.probability(states[due, -1]).tolist()
-            for index, score in zip(due, scores, strict=True):
-                rows[index].judge(self.decision(rows[index].question, score))
+                scores = self.interpreter.probability(states[watched, -1]).tolist()
+            for index, score in zip(watched, scores, strict=True):
+                rows[index].hear(score)

@@ -11,17 +11,17 @@ from lasa.conditioning.condition import condition_ids
 from lasa.conditioning.decision import Decision, Policy, decide
 from lasa.data.language_id import identify_language
 from lasa.data.prompts import Message, Prompt
-from lasa.errors import ArtifactError, DataError, LasaError
+from lasa.errors import ArtifactError, DataError, GuardError, LasaError
 from lasa.guard.refusals import refusal_message
 from lasa.guard.turns import TurnDecision, score_turns
 from lasa.interpreter.probe import SafetySemanticInterpreter
 from lasa.models.activated import activation_of
 from lasa.models.generation import Generated, terminators
 from lasa.models.hidden_states import check_readable, read_hidden_states
-from lasa.models.layers import context_length
+from lasa.models.layers import context_length, has_recurrent_state
 from lasa.models.rendering import Rendered, check_tokenizer, defuse, render
 from lasa.models.soft_condition import soft_condition_of
-from lasa.models.thinking import thinking_openers, thinking_tail
+from lasa.models.thinking import answer_header, thinking_openers, thinking_tail
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class GuardedModel:
         policy: What to do with each band of scores.
 
     Raises:
-        GuardError: The model's layers cannot be observed.
+        GuardError: The model's layers cannot be observed, or the chat template has no place for the condition.
         ArtifactError: The interpreter does not fit the model, or the model's adapter acts behind another condition.
     """
 
@@ -81,6 +81,12 @@ class GuardedModel:
         self.ends = terminators(model, tokenizer)
         self.thinking_tail = thinking_tail(tokenizer)
         self.thinking_openers = thinking_openers(tokenizer)
+        self.header = answer_header(tokenizer)
+        if self.thinking_tail and has_recurrent_state(model):
+            raise GuardError(
+                f"The chat template opens a block of reasoning, which cannot be hidden from the recurrent state of "
+                f"{type(model).__name__}, so the condition cannot come before it. Use a template that does not open it."
+            )
 
     @property
     def layer(self) -> int:
@@ -142,7 +148,7 @@ class GuardedModel:
     def longest_forced(self, prefill_ids: Sequence[int]) -> int:
         """An upper bound of the tokens that are forced into a row, the caller's prefill included."""
         conditions = 2 if self.thinking_tail or self.thinking_openers else 1
-        return conditions * len(self.condition) + len(self.thinking_tail) + len(prefill_ids)
+        return conditions * len(self.condition) + len(self.thinking_tail) + len(self.header) + len(prefill_ids)
 
     def prefill_scores(self, questions: Sequence[Question]) -> list[float | None]:
         """Scores of the conversations with the caller's prefill as part of the user's words; None without prefill."""
@@ -161,7 +167,7 @@ class GuardedModel:
     def refusal(self, question: Question) -> Generated:
         """The fixed refusal in the user's language."""
         text = refusal_message(question.language or self.language(question.messages))
-        return Generated(self.tokenizer(text, add_special_tokens=False)["input_ids"], text, "stop")
+        return Generated(self.tokenizer(text, add_special_tokens=False)["input_ids"], text, "content_filter")
 
     def decision(self, question: Question, score: float, prefill_score: float | None = None) -> Decision:
         """The decision on a question's score; the caller's prefill, where it was read, can only make it stricter."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from lasa.conditioning.condition import place_condition
 from lasa.conditioning.decision import Decision
+from lasa.errors import GuardError
 from lasa.guard.model import GuardedModel, Question
 from lasa.models.generation import Generated, GenerationSettings, GrowingAnswer
 
@@ -48,11 +49,12 @@ class GuardedRow:
     ) -> None:
         self.guard, self.question, self.decision = guard, question, decision
         self.stopped: Decision | None = None
-        condition, tail = guard.condition_for(decision), guard.thinking_tail
+        self._heard: tuple[int, float] | None = None  # length of the answer at its newest score, and the score
+        condition, tail, header = guard.condition_for(decision), guard.thinking_tail, guard.header
         self.conditioned = bool(condition)
-        forced = list(question.prefill_ids)
+        forced = [*header, *question.prefill_ids] if question.prefill_ids else []
         if self.conditioned:
-            forced = [*place_condition(tail, condition, tail), *forced]
+            forced = [*place_condition(tail, condition, tail, header), *question.prefill_ids]
         limit = settings.max_new_tokens
         if guard.context is not None:
             limit = min(
@@ -67,6 +69,7 @@ class GuardedRow:
             inserted=condition if self.conditioned and not tail else (),
             insert_after=guard.thinking_openers,
             keep_text=keep_text,
+            read_to_end=self.watched,
         )
 
     @property
@@ -78,13 +81,32 @@ class GuardedRow:
 
     @property
     def due(self) -> bool:
-        """Whether the answer is to be read again at its newest token."""
+        """Whether the answer is to be judged at its newest token: at every so many, and at the last."""
         written = len(self.state.token_ids)
-        at_step = self.watched and written > 0 and written % self.guard.policy.reread_every == 0
-        return at_step and self.state.finish_reason is None
+        at_step = written % self.guard.policy.reread_every == 0 if self.watched else False
+        return self.watched and written > 0 and (at_step or self.state.finish_reason is not None)
 
-    def judge(self, decision: Decision) -> None:
-        """End the answer if the decision on what was written says so."""
+    def hear(self, score: float) -> None:
+        """Take note of the score at the answer's newest token, and judge the answer where it is due."""
+        if not self.stopped and not self.state.over:
+            self._heard = (len(self.state.token_ids), score)
+            if self.due:
+                self._judge(score)
+
+    def settle(self) -> None:
+        """Judge an answer that has ended at its last token: where it ended by a terminator, that token was just read.
+
+        Raises:
+            GuardError: The last token was never read.
+        """
+        if not (self.watched and self.state.over and self.state.token_ids) or self.stopped:
+            return
+        if self._heard is None or self._heard[0] != len(self.state.token_ids):
+            raise GuardError("The end of the answer was never read again, so it is not given out.")
+        self._judge(self._heard[1])
+
+    def _judge(self, score: float) -> None:
+        decision = self.guard.decision(self.question, score)
         if decision.band == "harmful":
             reason = f"after {len(self.state.token_ids)} tokens of the answer, {decision.reason}"
             self.stopped = replace(decision, action="refuse", reason=reason)
@@ -93,8 +115,7 @@ class GuardedRow:
     def outcome(self) -> GuardedAnswer:
         """The answer, or the refusal in its stead."""
         if self.stopped:
-            refusal = replace(self.guard.refusal(self.question), finish_reason="content_filter")
-            return GuardedAnswer(refusal, self.decision, self.stopped)
+            return GuardedAnswer(self.guard.refusal(self.question), self.decision, self.stopped)
         if self.decision.action == "refuse":
             return GuardedAnswer(self.guard.refusal(self.question), self.decision)
         return GuardedAnswer(self.state.generated(), self.decision)

@@ -32,6 +32,7 @@ class GenerationSettings:
         max_new_tokens: Length limit of an answer, forced tokens not counted.
         temperature: 0 for greedy decoding.
         top_p: Nucleus.
+        top_k: Draw from so many of the likeliest tokens; 0: from all.
         stop: Texts that end an answer; they are not part of it.
         seed: Of the sampling; None leaves the global generator alone.
     """
@@ -39,6 +40,7 @@ class GenerationSettings:
     max_new_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int = 0
     stop: tuple[str, ...] = ()
     seed: int | None = None
 
@@ -70,6 +72,7 @@ class GrowingAnswer:
         inserted: Token ids to force right after the row's first occurrence of one of `insert_after`, own or forced.
         insert_after: Token id sequences.
         keep_text: Keep `text` up to date without stop texts, for streaming.
+        read_to_end: The row is over only once the model has taken in the last token of its answer.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class GrowingAnswer:
         inserted: Sequence[int] = (),
         insert_after: Sequence[Sequence[int]] = (),
         keep_text: bool = False,
+        read_to_end: bool = False,
     ) -> None:
         self.token_ids: list[int] = []
         self.finish_reason: FinishReason | None = "length" if limit < 1 else None
@@ -91,7 +95,13 @@ class GrowingAnswer:
         self._forced = deque(forced)
         self._inserted, self._insert_after = list(inserted), [list(one) for one in insert_after]
         self._taken: list[int] = []  # forced tokens and its own
+        self._all_taken_in = limit < 1 or not read_to_end
         self._growing = GrowingText(tokenizer) if stop or keep_text else None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be done about the row."""
+        return self.finish_reason is not None and self._all_taken_in
 
     @property
     def next_forced(self) -> int | None:
@@ -109,11 +119,13 @@ class GrowingAnswer:
     def accept(self, token: int) -> bool:
         """Take the next token; whether it became part of the answer."""
         if self.finish_reason:
+            self._all_taken_in = True
             return False
         forced = bool(self._forced)
         if forced:
             self._forced.popleft()
         elif token in self._ends:
+            self._all_taken_in = True
             self.finish("stop")
             return False
         else:
@@ -224,7 +236,7 @@ def _generation_config(
         do_sample=sampling,
         temperature=settings.temperature if sampling else None,
         top_p=settings.top_p if sampling else None,
-        top_k=0 if sampling else None,
+        top_k=settings.top_k if sampling else None,
         min_p=0.0 if sampling else None,
         typical_p=1.0 if sampling else None,
         num_beams=1,
@@ -275,4 +287,4 @@ class _RowEnds(StoppingCriteria):  # type: ignore[misc]
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         for state, token in zip(self.rows.states, input_ids[:, -1].tolist(), strict=True):
             state.accept(token)
-        return torch.tensor([state.finish_reason is not None for state in self.rows.states], device=input_ids.device)
+        return torch.tensor([state.over for state in self.rows.states], device=input_ids.device)

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from lasa.errors import ModelError
 
@@ -147,6 +149,15 @@ def forward_to_layers(
         f"{type(model).__name__}: layer {deepest} was never computed in a forward pass; "
         "this model does not run its decoder blocks as modules, so it cannot be read."
     )
+
+
+def has_recurrent_state(model: nn.Module) -> bool:
+    """Whether layers keep more of the past than keys and values, such as a state that folds all tokens into one.
+
+    Tokens cannot be hidden from such a state afterwards, nor can it be padded or cut by columns.
+    """
+    plain = (DynamicLayer, DynamicSlidingWindowLayer)
+    return any(type(layer) not in plain for layer in DynamicCache(config=_text_config(model)).layers)
 
 
 def input_device(model: nn.Module) -> torch.device:

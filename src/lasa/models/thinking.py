@@ -1,8 +1,9 @@
-"""Reasoning models: where a block of reasoning opens, and the condition before it and inside it.
+"""Where an answer begins: behind the template's header, before a block of reasoning and inside it.
 
 Some chat templates open the block at the end of the generation prompt, others leave that to the model. The prompt is
 read as it was rendered, opener included; where the condition must then come before the opener, the opener's tokens
-are hidden from that row on the KV cache, and forced again after the condition.
+are hidden from that row on the KV cache, and forced again after the condition. Templates with channels leave it to the
+model to finish the message's header; what answers are written with is found by rendering one.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +39,33 @@ def thinking_tail(tokenizer: Any) -> list[int]:
         return []
     ids: list[int] = tokenizer(prompt[start:], add_special_tokens=False)["input_ids"]
     return ids if render(tokenizer, turn).token_ids[-len(ids) :] == ids else []
+
+
+def answer_header(tokenizer: Any) -> list[int]:
+    """The token ids that the chat template writes between generation prompt and answer; empty in most templates.
+
+    A block of reasoning, open or closed, belongs to no header, nor does white space.
+
+    Raises:
+        GuardError: An answer does not stand where the generation prompt ends, so the condition cannot be placed.
+    """
+    turn, answer = {"role": "user", "content": "a"}, "lasa"
+    prompt = render_text(tokenizer, (turn,))
+    begun = len(render_text(tokenizer, (turn,), add_generation_prompt=False))
+    written = render_text(tokenizer, (turn, {"role": "assistant", "content": answer}), add_generation_prompt=False)
+    before = written[: max(0, written.rfind(answer))]
+    blocks = [place for marker in THINKING_MARKERS if (place := prompt.find(marker, begun)) >= 0]
+    head = prompt[: min(blocks, default=len(prompt))].rstrip()
+    if not before.startswith(head):
+        raise GuardError(
+            f"In the chat template of {tokenizer.name_or_path!r} answers do not stand where the generation prompt "
+            "ends, so the condition cannot be put at their beginning. Give a template in which they do."
+        )
+    header = before[len(head) :].lstrip()
+    if not header or any(marker in header for marker in THINKING_MARKERS):
+        return []
+    ids: list[int] = tokenizer(header, add_special_tokens=False)["input_ids"]
+    return ids
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The server: OpenAI's chat and moderation endpoints over the guard, health, metrics, and a page to try it.
+"""The server: OpenAI's endpoints for text and moderation over the guard, health, metrics, and a page to try it.
 
 Nothing is answered without a read: where the guard fails, or the server is shutting down, the answer is 503.
 """
@@ -7,14 +7,15 @@ import asyncio
 import contextlib
 import html
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from importlib.metadata import version
 from importlib.resources import files
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from prometheus_client import generate_latest
+from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from lasa.data.prompts import Message
@@ -22,28 +23,28 @@ from lasa.errors import GuardError
 from lasa.guard.guard import Guard
 from lasa.guard.turns import reading_points
 from lasa.models.generation import GenerationSettings
+from lasa.models.template_options import same_prompt
 from lasa.serving.answers import Answering, Streamed, record
 from lasa.serving.batch import ServedAnswer
+from lasa.serving.chat import chat_chunks, chat_response
+from lasa.serving.completions import CompletionRequest, CompletionResponse, completion_chunks, completion_response
 from lasa.serving.failures import ERRORS, RequestError, install_error_handlers
 from lasa.serving.gate import Gate
 from lasa.serving.metrics import Metrics
+from lasa.serving.requests import MAX_SCORED_TURNS, ChatRequest, ModerationRequest, StreamOptions
+from lasa.serving.responses import ResponsesRequest, ResponsesResponse, responses_chunks, responses_response
 from lasa.serving.scheduler import QueueFullError, Scheduler
-from lasa.serving.schema import (
-    MAX_SCORED_TURNS,
-    ChatRequest,
-    ChatResponse,
-    Health,
-    ModelCard,
-    ModelList,
-    ModerationRequest,
-    ModerationResponse,
-    ModerationResult,
-)
+from lasa.serving.schema import ChatResponse, Health, ModelCard, ModelList, ModerationResponse, ModerationResult
 from lasa.serving.settings import ServerSettings
 from lasa.serving.tickets import Event, Ticket
 
 T = TypeVar("T")
+Whole = Callable[[Answering], Coroutine[Any, Any, BaseModel]]
+Chunks = Callable[[Answering, bool], AsyncIterator[dict[str, str]]]
 PROBE_SECONDS = 5.0
+ROLES: dict[str, Literal["system", "tool"]] = {"developer": "system", "function": "tool"}
+OPENAIS_MODERATION = ("omni-moderation-", "text-moderation-")
+"""How the names of OpenAI's moderation models begin, which clients send by default; the model here answers them."""
 
 
 def create_app(guard: Guard, settings: ServerSettings | None = None) -> FastAPI:
@@ -58,7 +59,13 @@ def create_app(guard: Guard, settings: ServerSettings | None = None) -> FastAPI:
     """
     settings = settings or ServerSettings()
     metrics = Metrics()
-    scheduler = Scheduler(guard, max_rows=settings.max_rows, max_queue=settings.max_queue, metrics=metrics)
+    scheduler = Scheduler(
+        guard,
+        max_rows=settings.max_rows,
+        max_tokens=settings.max_tokens,
+        max_queue=settings.max_queue,
+        metrics=metrics,
+    )
     created = int(time.time())
 
     @contextlib.asynccontextmanager
@@ -75,22 +82,24 @@ def create_app(guard: Guard, settings: ServerSettings | None = None) -> FastAPI:
         200: {"content": {"text/event-stream": {}}, "description": "The answer, or a stream of chunks."}
     }
 
-    @app.post("/v1/chat/completions", response_model=ChatResponse, responses={**stream_type, **ERRORS})
-    async def chat(body: ChatRequest, request: Request) -> Response:
-        """Answer a conversation, whole or as a stream of server-sent events."""
+    async def answer(
+        chats: Sequence[ChatRequest], request: Request, whole: Whole, chunks: Chunks, options: StreamOptions | None
+    ) -> Response:
+        """Answer conversations of one request, in the form of its endpoint."""
         started = time.monotonic()
+        body = chats[0]
         _check_model(body.model, settings)
-        rows = await run_in_threadpool(_rows, guard, body, settings)
+        rows = await run_in_threadpool(lambda: [row for chat in chats for row in _rows(guard, chat, settings)])
         facts: dict[str, Any] = request.scope["lasa_facts"]
         if settings.log_prompts:
-            facts["messages"] = [{"role": m.role, "content": m.text} for m in body.messages]
+            facts["messages"] = [{"role": m.role, "content": m.text} for chat in chats for m in chat.messages]
         answering = _open(rows, guard, settings, explain=body.lasa or body.lasa_turns, by_turn=body.lasa_turns)
-        ticket = answering.ticket
-        scheduler.submit(ticket)
+        scheduler.submit(answering.ticket)
 
-        def note() -> None:
+        def let_go() -> None:
+            scheduler.cancel(answering.ticket)
             metrics.seconds.observe(time.monotonic() - started)
-            facts.update(id=answering.id, stream=body.stream, **answering.usage.model_dump())
+            facts.update(id=answering.id, stream=bool(body.stream), **answering.usage.model_dump())
             facts.update(record(answering.decision).model_dump() if answering.decision else {})
             facts["finish_reasons"] = [one.outcome.answer.finish_reason for one in answering.ended.values()]
             if settings.log_prompts:
@@ -98,32 +107,40 @@ def create_app(guard: Guard, settings: ServerSettings | None = None) -> FastAPI:
 
         if not body.stream:
             try:
-                whole = await _while_connected(request, answering.whole())
+                made = await _while_connected(request, whole(answering))
             finally:
-                scheduler.cancel(ticket)
-                note()
-            return JSONResponse(whole.model_dump())
+                let_go()
+            return JSONResponse(made.model_dump())
         try:
             await _while_connected(request, answering.next())
         except BaseException:
-            scheduler.cancel(ticket)
-            note()
+            let_go()
             raise
         metrics.first.observe(time.monotonic() - started)
-        include_usage = bool(body.stream_options and body.stream_options.include_usage)
+        include_usage = bool(options and options.include_usage)
+        return Streamed(chunks(answering, include_usage), let_go, settings.shutdown_timeout)
 
-        def let_go() -> None:
-            scheduler.cancel(ticket)
-            note()
+    @app.post("/v1/chat/completions", response_model=ChatResponse, responses={**stream_type, **ERRORS})
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        """Answer a conversation, whole or as a stream of server-sent events."""
+        return await answer([body], request, chat_response, chat_chunks, body.stream_options)
 
-        return Streamed(answering.chunks(include_usage), let_go, settings.shutdown_timeout)
+    @app.post("/v1/completions", response_model=CompletionResponse, responses={**stream_type, **ERRORS})
+    async def complete(body: CompletionRequest, request: Request) -> Response:
+        """Answer prompts, each as if a user had sent it as a message."""
+        return await answer(body.as_chat(), request, completion_response, completion_chunks, body.stream_options)
+
+    @app.post("/v1/responses", response_model=ResponsesResponse, responses={**stream_type, **ERRORS})
+    async def respond(body: ResponsesRequest, request: Request) -> Response:
+        """Answer a text or a conversation; nothing is stored."""
+        return await answer(body.as_chat(), request, responses_response, responses_chunks, body.stream_options)
 
     @app.post("/v1/moderations", responses={**ERRORS})
     async def moderate(body: ModerationRequest, request: Request) -> ModerationResponse:
         """The interpreter's verdict on texts; nothing is generated."""
-        if body.model is not None:
+        if body.model is not None and not body.model.startswith(OPENAIS_MODERATION):
             _check_model(body.model, settings)
-        texts = [body.input] if isinstance(body.input, str) else body.input
+        texts = body.texts
         rows = await run_in_threadpool(
             lambda: [
                 ServedAnswer(guard.question(({"role": "user", "content": t},)), GenerationSettings(0)) for t in texts
@@ -132,24 +149,22 @@ def create_app(guard: Guard, settings: ServerSettings | None = None) -> FastAPI:
         answering = _open(rows, guard, settings, explain=True)
         scheduler.submit(answering.ticket)
         try:
-            await _while_connected(request, answering.whole())
+            outcomes = await _while_connected(request, answering.outcomes())
         finally:
             scheduler.cancel(answering.ticket)
         results = []
-        for _, ended in sorted(answering.ended.items()):
-            shown = record(ended.outcome.decision)
-            flagged = ended.outcome.decision.flagged
+        for outcome in outcomes:
+            shown, flagged = record(outcome.decision), outcome.decision.flagged
             results.append(
                 ModerationResult(
                     flagged=flagged,
                     categories={"harmful": flagged},
                     category_scores={"harmful": shown.score},
+                    category_applied_input_types={"harmful": ["text"]},
                     lasa=shown,
                 )
             )
-        return ModerationResponse(
-            id=answering.id.replace("chatcmpl", "modr"), model=settings.model_name, results=results
-        )
+        return ModerationResponse(id=f"modr-{answering.id}", model=settings.model_name, results=results)
 
     card = ModelCard(id=settings.model_name, created=created)
 
@@ -158,7 +173,7 @@ def create_app(guard: Guard, settings: ServerSettings | None = None) -> FastAPI:
         """The model that is served."""
         return ModelList(data=[card])
 
-    @app.get("/v1/models/{name}", responses={401: ERRORS[401], 404: ERRORS[404]})
+    @app.get("/v1/models/{name:path}", responses={401: ERRORS[401], 404: ERRORS[404]})
     async def model(name: str) -> ModelCard:
         """The model of that name."""
         _check_model(name, settings)
@@ -201,14 +216,12 @@ async def _probe(guard: Guard, scheduler: Scheduler, settings: ServerSettings) -
     answering = _open([row], guard, settings.model_copy(update={"timeout": PROBE_SECONDS}), explain=False)
     with contextlib.suppress(GuardError, QueueFullError, TimeoutError):
         scheduler.submit(answering.ticket)
-        await answering.whole()
+        await answering.outcomes()
     scheduler.cancel(answering.ticket)
 
 
 def _rows(guard: Guard, body: ChatRequest, settings: ServerSettings) -> list[ServedAnswer]:
-    messages: list[Message] = [
-        {"role": "system" if m.role == "developer" else m.role, "content": m.text} for m in body.messages
-    ]
+    messages: list[Message] = [{"role": ROLES.get(m.role, m.role), "content": m.text} for m in body.messages]
     prefill = messages.pop()["content"] if messages[-1]["role"] == "assistant" else ""
     if not messages or messages[-1]["role"] not in ("user", "tool") or all(m["role"] != "user" for m in messages):
         raise RequestError(
@@ -217,6 +230,11 @@ def _rows(guard: Guard, body: ChatRequest, settings: ServerSettings) -> list[Ser
         )
     if body.lasa_turns and len(reading_points(messages)) > MAX_SCORED_TURNS:
         raise RequestError(400, f"lasa_turns: the conversation has more than {MAX_SCORED_TURNS} turns to score.")
+    if body.chat_template_kwargs and not same_prompt(guard.tokenizer, messages, body.chat_template_kwargs):
+        raise RequestError(
+            400,
+            "chat_template_kwargs: they change the prompt, so it is not read as it was in training; leave them out.",
+        )
     question = guard.question(messages, prefill=prefill)
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     asked = body.max_completion_tokens or body.max_tokens or settings.max_new_tokens
@@ -228,6 +246,7 @@ def _rows(guard: Guard, body: ChatRequest, settings: ServerSettings) -> list[Ser
                 max_new_tokens=min(asked, settings.max_new_tokens),
                 temperature=settings.temperature if body.temperature is None else body.temperature,
                 top_p=1.0 if body.top_p is None else body.top_p,
+                top_k=max(0, body.top_k or 0),
                 stop=stop,
                 seed=None if body.seed is None else (body.seed + index) % 2**63,
             ),

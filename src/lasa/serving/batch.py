@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import DynamicCache, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from lasa.errors import GuardError
 from lasa.guard.guard import Guard
@@ -26,7 +26,7 @@ from lasa.guard.row import GuardedAnswer, GuardedRow
 from lasa.models.activated import acting_in_rows
 from lasa.models.detokenization import safe_length
 from lasa.models.generation import GenerationSettings, left_pad
-from lasa.models.layers import input_device, observe_layers
+from lasa.models.layers import has_recurrent_state, input_device, observe_layers
 
 COLDEST = 1e-6
 """Below this temperature logits would overflow; at it, the likeliest token is drawn."""
@@ -50,7 +50,7 @@ class TokenLogprob:
 
 
 class ServedAnswer:
-    """One answer of the batch.
+    """One answer of the batch; one that is read again stays until its last token was read.
 
     Args:
         question: What is asked.
@@ -65,10 +65,19 @@ class ServedAnswer:
         self.newest = 0
         self._cleared = 0
         self._generator = torch.Generator()
-        if settings.seed is None:
+
+    def begin(self, guarded: GuardedRow) -> None:
+        """Start the answer, anew where a beginning failed."""
+        self.guarded, self.logprobs, self._cleared = guarded, [], 0
+        if self.settings.seed is None:
             self._generator.seed()
         else:
-            self._generator.manual_seed(settings.seed)
+            self._generator.manual_seed(self.settings.seed)
+
+    @property
+    def tokens(self) -> int:
+        """The most tokens that its KV cache may come to hold."""
+        return len(self.question.rendered.token_ids) + len(self.question.prefill_ids) + self.settings.max_new_tokens
 
     @property
     def running(self) -> GuardedRow:
@@ -84,7 +93,7 @@ class ServedAnswer:
     @property
     def ended(self) -> bool:
         """Whether the answer is complete."""
-        return self.running.state.finish_reason is not None
+        return self.running.state.over
 
     @property
     def released(self) -> str:
@@ -112,6 +121,9 @@ class ServedAnswer:
             greedy: Their argmax.
         """
         state = self.running.state
+        if state.finish_reason:  # the pass was over its last token, for that to be read
+            state.accept(self.newest)
+            return
         forced = state.next_forced
         self.newest = forced if forced is not None else self._draw(logits) if self.settings.temperature > 0 else greedy
         if state.accept(self.newest) and self.top_logprobs is not None:
@@ -127,6 +139,8 @@ class ServedAnswer:
     def _draw(self, logits: Tensor) -> int:
         scores = logits.float().cpu()[None]
         scores = TemperatureLogitsWarper(max(self.settings.temperature, COLDEST))(None, scores)
+        if self.settings.top_k:
+            scores = TopKLogitsWarper(min(self.settings.top_k, scores.shape[-1]))(None, scores)
         if self.settings.top_p < 1:
             scores = TopPLogitsWarper(self.settings.top_p)(None, scores)
         return int(torch.multinomial(scores.softmax(-1)[0], 1, generator=self._generator))
@@ -137,9 +151,14 @@ class RunningBatch:
 
     Args:
         guard: The guard and its model.
+
+    Raises:
+        GuardError: The model's cache is not one of keys and values alone.
     """
 
     def __init__(self, guard: Guard) -> None:
+        if has_recurrent_state(guard.model):
+            raise GuardError("Its layers keep a recurrent state, and only keys and values can be batched row by row.")
         self.guard, self.rows = guard, list[ServedAnswer]()
         self._cache = DynamicCache()
         self._mask = torch.zeros(0, 0, dtype=torch.long)
@@ -154,19 +173,25 @@ class RunningBatch:
     def join(self, rows: Sequence[ServedAnswer]) -> None:
         """Read new rows in one prefill, decide on each, and let those that have something to say join.
 
+        Rows with the same question are read once.
+
         Raises:
             GuardError: They could not be read; the batch is as before.
         """
         if not rows:
             return
         guard = self.guard
-        reading = BatchReading(guard, [row.question for row in rows])
-        ids, mask = left_pad([row.question.rendered.token_ids for row in rows], guard.ends[0])
+        questions = list({id(row.question): row.question for row in rows}.values())
+        places = [next(i for i, one in enumerate(questions) if one is row.question) for row in rows]
+        reading = BatchReading(guard, questions)
+        ids, mask = left_pad([one.rendered.token_ids for one in questions], guard.ends[0])
         mask, cache = mask.to(self._device), DynamicCache()
         with observe_layers(guard.model, [guard.layer], reading.observe):
             logits = self._forward(ids.to(self._device), mask, cache)
-        for row, decision in zip(rows, reading.decisions(), strict=True):
-            row.guarded = GuardedRow(guard, row.question, decision, row.settings, keep_text=True)
+        decisions = reading.decisions()
+        for row, place in zip(rows, places, strict=True):
+            row.begin(GuardedRow(guard, row.question, decisions[place], row.settings, keep_text=True))
+        mask, logits = mask[places], logits[places]
         hidden = [index for index, row in enumerate(rows) if row.running.conditioned]
         if guard.thinking_tail and hidden:
             mask[hidden, -len(guard.thinking_tail) :] = 0
@@ -175,28 +200,45 @@ class RunningBatch:
         for length in sorted(set(map(len, forced))):
             alike = [index for index, one in enumerate(forced) if len(one) == length]
             beginnings = [(rows[index], forced[index]) for index in alike]
-            begun.append(self._begin(beginnings, logits[alike], mask[alike], _rows_of(cache, alike)))
+            begun.append(
+                self._begin(beginnings, logits[alike], mask[alike], _rows_of(cache, [places[i] for i in alike]))
+            )
+        before = len(self.rows), self._mask.shape[1]
+        try:
+            self._merge_all(begun)
+        except BaseException:
+            self._cut_back(*before)
+            raise
+
+    def _merge_all(self, begun: Sequence[tuple[list[ServedAnswer], Tensor, DynamicCache]]) -> None:
         for some, their_mask, their_cache in begun:
             if some:
                 self._merge(some, their_mask, their_cache)
 
     @torch.inference_mode()
     def step(self) -> list[ServedAnswer]:
-        """One token for every row; the rows that ended with it leave and are returned."""
+        """One token for every row; the rows that ended leave and are returned. A step that fails undoes itself."""
         if not self.rows:
             return []
         running = [row.running for row in self.rows]
         due = [row for row in self.rows if row.running.due]
-        reread = [self.guard.layer] if due else []
+        reread = [self.guard.layer] if any(row.watched for row in running) else []
         ids = torch.tensor([[row.newest] for row in self.rows], device=self._device)
+        width = self._mask.shape[1]
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self.rows), 1)], dim=1)
-        with (
-            observe_layers(self.guard.model, reread, lambda _, states: self.guard.reread(running, states)),
-            acting_in_rows(self.guard.model, [row.conditioned for row in running]),
-        ):
-            logits = self._forward(ids, self._mask, self._cache)
+        try:
+            with (
+                observe_layers(self.guard.model, reread, lambda _, states: self.guard.reread(running, states)),
+                acting_in_rows(self.guard.model, [row.conditioned for row in running]),
+            ):
+                logits = self._forward(ids, self._mask, self._cache)
+        except BaseException:
+            self._mask = self._mask[:, :width]
+            for layer in self._cache.layers:
+                layer.keys, layer.values = layer.keys[:, :, :width], layer.values[:, :, :width]
+            raise
         for row in due:
-            if not row.ended:
+            if not row.running.stopped:
                 row.clear()
         self._choose(self.rows, logits)
         ended = [row for row in self.rows if row.ended]
@@ -215,7 +257,17 @@ class RunningBatch:
         self._mask = self._mask[kept]
         unused = int(self._mask.argmax(dim=1).min())  # columns that only rows now gone had used
         self._mask = self._mask[:, unused:]
-        self._cache = _rows_of(self._cache, kept, unused)
+        for layer in self._cache.layers:  # one after the other, so that memory holds one layer twice at most
+            layer.keys, layer.values = (states[kept, :, unused:] for states in (layer.keys, layer.values))
+
+    def _cut_back(self, count: int, width: int) -> None:
+        """The first rows and last columns alone, as they were before others were laid beside them."""
+        self.rows, self._mask = self.rows[:count], self._mask[:count, self._mask.shape[1] - width :]
+        if not count:
+            self._cache = DynamicCache()
+            return
+        for layer in self._cache.layers:
+            layer.keys, layer.values = (one[:count, :, one.shape[-2] - width :] for one in (layer.keys, layer.values))
 
     def _begin(
         self, beginnings: Sequence[tuple[ServedAnswer, list[int]]], logits: Tensor, mask: Tensor, cache: DynamicCache
@@ -248,6 +300,7 @@ class RunningBatch:
         for row, values, greedy in zip(rows, logits, logits.argmax(-1).tolist(), strict=True):
             if not row.ended:
                 row.choose(values, greedy)
+                row.running.settle()
 
     def _merge(self, rows: Sequence[ServedAnswer], mask: Tensor, cache: DynamicCache) -> None:
         if not self.rows:
@@ -266,11 +319,11 @@ def _pad(states: Tensor, width: int) -> Tensor:
     return torch.nn.functional.pad(states, (0, 0, width - states.shape[-2], 0))
 
 
-def _rows_of(cache: DynamicCache, rows: Sequence[int], unused: int = 0) -> DynamicCache:
-    """A cache of some of the rows, without the first `unused` columns."""
+def _rows_of(cache: DynamicCache, rows: Sequence[int]) -> DynamicCache:
+    """A cache of some of the rows; a row may come more than once."""
     part = DynamicCache()
     for layer in cache.layers:
         chosen = copy(layer)
-        chosen.keys, chosen.values = (states[list(rows), :, unused:] for states in (layer.keys, layer.values))
+        chosen.keys, chosen.values = (states[list(rows)] for states in (layer.keys, layer.values))
         part.layers.append(chosen)
     return part

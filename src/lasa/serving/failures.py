@@ -33,12 +33,16 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def error_response(
-    status: int, message: str, code: str | None = None, headers: dict[str, str] | None = None
+    status: int,
+    message: str,
+    code: str | None = None,
+    headers: dict[str, str] | None = None,
+    param: str | None = None,
 ) -> JSONResponse:
     """An error in OpenAI's shape."""
     kind = {401: "authentication_error", 429: "rate_limit_error", 503: "guard_error"}.get(status)
     kind = kind or ("server_error" if status >= 500 else "invalid_request_error")
-    body = {"error": {"message": message, "type": kind, "code": code, "param": None}}
+    body = {"error": {"message": message, "type": kind, "code": code, "param": param}}
     return JSONResponse(body, status, headers)
 
 
@@ -72,8 +76,12 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def wrong_request(_: Request, error: RequestValidationError) -> Response:
-        found = [
-            f"{'.'.join(str(part) for part in one['loc'] if part != 'body') or 'request'}: {one['msg']}"
-            for one in error.errors()[:3]
-        ]
-        return error_response(400, "; ".join(found))
+        found = [(".".join(str(part) for part in one["loc"] if part != "body"), one) for one in error.errors()[:3]]
+        message = "; ".join(f"{where or 'request'}: {_in_words(one)}" for where, one in found)
+        return error_response(400, message, param=found[0][0] or None)
+
+
+def _in_words(error: dict[str, Any]) -> str:
+    if error["type"] == "extra_forbidden":
+        return "this server does not support it; leave it out"
+    return str(error["msg"]).removeprefix("Value error, ")

@@ -14,15 +14,21 @@ import traceback
 from collections import deque
 from collections.abc import Sequence
 
+import torch
+
 from lasa.errors import DataError, GuardError
 from lasa.guard.guard import Guard
 from lasa.guard.turns import TurnDecision
 from lasa.models.generation import GenerationSettings
 from lasa.serving.batch import RunningBatch, ServedAnswer
+from lasa.serving.lanes import Lanes, lane_of, tokens_held
 from lasa.serving.metrics import Metrics
 from lasa.serving.tickets import Decided, Failed, Ticket
 
 logger = logging.getLogger("lasa.serving")
+
+NO_MEMORY = "There is no memory for this request beside the others; try again, or ask for less."
+FAILED = "The guard failed, so nothing is answered; the server's log says why."
 
 
 class QueueFullError(Exception):
@@ -39,6 +45,8 @@ class Scheduler:
     Args:
         guard: The guard.
         max_rows: Rows that are answered at the same time.
+        max_tokens: Tokens that the KV caches of running rows may come to hold, padding counted; a row that needs more
+            is answered alone.
         max_queue: Rows that may wait; one request that is larger is taken while nothing else runs or waits.
         prefill_tokens: Tokens of one prefill, padding counted; a longer prompt is prefilled alone.
         metrics: Where counts go.
@@ -48,12 +56,19 @@ class Scheduler:
     """
 
     def __init__(
-        self, guard: Guard, *, max_rows: int = 64, max_queue: int = 256, prefill_tokens: int = 8192, metrics: Metrics
+        self,
+        guard: Guard,
+        *,
+        max_rows: int = 64,
+        max_tokens: int = 262_144,
+        max_queue: int = 256,
+        prefill_tokens: int = 8192,
+        metrics: Metrics,
     ) -> None:
         self.guard, self.max_rows, self.max_queue, self.prefill_tokens = guard, max_rows, max_queue, prefill_tokens
-        self.metrics = metrics
+        self.max_tokens, self.metrics = max_tokens, metrics
         self.failure: str | None = None
-        self._batch = RunningBatch(guard)
+        self._lanes = Lanes(guard)
         self._owners: dict[int, Ticket] = {}  # by the identity of a running row
         self._waiting: deque[tuple[Ticket, ServedAnswer]] = deque()
         self._changed = threading.Condition()
@@ -67,7 +82,7 @@ class Scheduler:
     @property
     def load(self) -> tuple[int, int]:
         """Rows that run, and rows that wait."""
-        return len(self._batch.rows), len(self._waiting)
+        return len(self._lanes.rows), len(self._waiting)
 
     @property
     def closed(self) -> bool:
@@ -84,7 +99,7 @@ class Scheduler:
         with self._changed:
             if self.closed:
                 raise GuardError("The server is shutting down.")
-            running, waiting = len(self._batch.rows) + self._entering, len(self._waiting)
+            running, waiting = len(self._lanes.rows) + self._entering, len(self._waiting)
             room = self.max_queue + max(0, self.max_rows - running) - waiting
             if (running or waiting) and len(ticket.rows) > room:
                 wait = self._seconds_per_row * len(self._waiting) / self.max_rows
@@ -113,21 +128,20 @@ class Scheduler:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not (self._waiting or self._batch.rows or self._closing):
+                while not (self._waiting or self._lanes.rows or self._closing):
                     self._changed.wait()
-                if self._stopping or (self._closing and not self._waiting and not self._batch.rows):
+                if self._stopping or (self._closing and not self._waiting and not self._lanes.rows):
                     break
                 new = self._admit()
             try:
                 self._drop_cancelled()
                 if new:
                     self._join(new)
-                ended = self._batch.step()
+                ended = [row for batch in self._lanes.batches for row in self._step(batch)]
                 self._hand_out(ended)
             except Exception as error:
                 self._fail([*self._owners.values(), *(ticket for ticket, _ in new)], error)
-                self._batch, self._owners = RunningBatch(self.guard), {}
-            self._entering = 0
+                self._lanes, self._owners, self._entering = Lanes(self.guard), {}, 0
             running, waiting = self.load
             self.metrics.running.set(running)
             self.metrics.waiting.set(waiting)
@@ -135,36 +149,65 @@ class Scheduler:
             self._fail(left, GuardError("The server stops."))
 
     def _admit(self) -> list[tuple[Ticket, ServedAnswer]]:
-        """Take from the queue what fits into the batch and one prefill."""
+        """Take from the queue what fits beside what runs, and into one prefill of one lane."""
         admitted: list[tuple[Ticket, ServedAnswer]] = []
-        width = 0
-        while self._waiting and len(self._batch.rows) + len(admitted) < self.max_rows:
+        width, rows = 0, self._lanes.rows
+        while self._waiting and len(rows) < self.max_rows:
             ticket, row = self._waiting[0]
             if not ticket.over:
+                if rows and tokens_held([*rows, row]) > self.max_tokens:
+                    break
                 width = max(width, len(row.question.rendered.token_ids))
-                if admitted and width * (len(admitted) + 1) > self.prefill_tokens:
+                too_wide = width * (len(admitted) + 1) > self.prefill_tokens
+                if admitted and (too_wide or lane_of(row) != lane_of(admitted[0][1])):
                     break
                 admitted.append((ticket, row))
+                rows.append(row)
             self._waiting.popleft()
         self._entering = len(admitted)
         return admitted
 
     def _drop_cancelled(self) -> None:
-        gone = [row for row in self._batch.rows if self._owners[id(row)].over]
+        gone = [row for row in self._lanes.rows if self._owners[id(row)].over]
         for row in gone:
             del self._owners[id(row)]
             self.metrics.cancelled.inc()
-        self._batch.drop(gone)
+        self._lanes.drop(gone)
+
+    def _step(self, batch: RunningBatch) -> list[ServedAnswer]:
+        """A step; where memory does not suffice for it, the request of the longest row is given up for the others."""
+        try:
+            return batch.step()
+        except torch.OutOfMemoryError:
+            longest = max(batch.rows, key=lambda row: row.tokens)
+            self._give_up(self._owners[id(longest)])
+            return []
+
+    def _give_up(self, ticket: Ticket) -> None:
+        logger.error(json.dumps({"event": "out_of_memory", "tokens": tokens_held(ticket.rows)}))
+        ticket.cancelled = True
+        ticket.deliver(Failed(GuardError(NO_MEMORY)))
 
     def _join(self, new: Sequence[tuple[Ticket, ServedAnswer]]) -> None:
         started = time.monotonic()
         try:
             turns = self._score_turns(new)
             new = [one for one in new if not one[0].cancelled]
-            self._batch.join([row for _, row in new])
+            if new:
+                self._lanes.join([row for _, row in new])
+        except torch.OutOfMemoryError:
+            tickets = list({id(ticket): ticket for ticket, _ in new}.values())
+            if len(tickets) == 1:
+                self._give_up(tickets[0])
+                return
+            for ticket in tickets:
+                self._join([one for one in new if one[0] is ticket])
+            return
         except Exception as error:
             self._fail([ticket for ticket, _ in new], error)
             return
+        finally:
+            self._entering = 0  # they are among the running rows now, or gone
         if new:
             self.failure = None
         for ticket, row in new:
@@ -190,7 +233,7 @@ class Scheduler:
         return turns
 
     def _hand_out(self, ended: Sequence[ServedAnswer]) -> None:
-        for row in self._batch.rows:
+        for row in self._lanes.rows:
             self._owners[id(row)].hand_out(row)
         for row in ended:
             self._finish(self._owners.pop(id(row)), row)
@@ -208,7 +251,7 @@ class Scheduler:
         self.metrics.failures.inc()
         where = traceback.format_tb(error.__traceback__)
         logger.error(json.dumps({"event": "guard_failure", "error": self.failure, "traceback": where}))
-        reason = error if isinstance(error, GuardError) else GuardError(f"The guard failed: {self.failure}")
+        reason = error if isinstance(error, GuardError) else GuardError(FAILED)
         for ticket in {id(one): one for one in tickets}.values():
             ticket.cancelled = True
             ticket.deliver(Failed(reason))
@@ -216,8 +259,8 @@ class Scheduler:
 
 def _try_out(guard: Guard) -> None:
     """Answer two short questions that join one after the other, so that a model that cannot be batched is found now."""
-    batch = RunningBatch(guard)
     try:
+        batch = RunningBatch(guard)
         for text in ("hello", "hello there"):
             batch.join(
                 [

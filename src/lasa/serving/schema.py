@@ -1,87 +1,8 @@
-"""What goes over the wire: the part of OpenAI's API that the server speaks, and the `lasa` fields beside it.
+"""What the server answers, in OpenAI's shapes, and the `lasa` fields beside them."""
 
-A field that would change an answer and is not supported is an error, never ignored.
-"""
+from typing import Literal
 
-import json
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
-
-Text = Annotated[str, StringConstraints(strict=True)]
-StopText = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=200)]
-MAX_CHOICES = 8
-MAX_SCORED_TURNS = 32
-
-
-class Part(BaseModel):
-    """A part of a message; only text is understood."""
-
-    model_config = ConfigDict(extra="forbid")
-    type: Literal["text"]
-    text: Text
-
-
-class ChatMessage(BaseModel):
-    """A message of the conversation. Tool calls of the assistant are history: they are read as their text."""
-
-    model_config = ConfigDict(extra="forbid")
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Text | list[Part] | None = None
-    name: Text | None = None
-    tool_call_id: Text | None = None
-    tool_calls: list[dict[str, Any]] | None = None
-    refusal: Text | None = None
-
-    @property
-    def text(self) -> str:
-        """The content as one text, tool calls included as JSON."""
-        content = self.content or ""
-        text = "".join(part.text for part in content) if isinstance(content, list) else content
-        calls = [json.dumps(call, ensure_ascii=False) for call in self.tool_calls or ()]
-        whole = "\n".join([text, *calls] if text else calls)
-        return whole.encode("utf-8", "replace").decode("utf-8")  # a tool call may hold half a surrogate pair
-
-
-class StreamOptions(BaseModel):
-    """Options of a stream."""
-
-    model_config = ConfigDict(extra="ignore")
-    include_usage: bool = False
-
-
-class TextFormat(BaseModel):
-    """The only format there is."""
-
-    model_config = ConfigDict(extra="forbid")
-    type: Literal["text"]
-
-
-class ChatRequest(BaseModel):
-    """A request for an answer. A last message of the assistant is a prefill: the answer goes on from it."""
-
-    model_config = ConfigDict(extra="forbid")
-    model: Text
-    messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    stop: StopText | Annotated[list[StopText], Field(max_length=4)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    frequency_penalty: Literal[0] | None = None
-    presence_penalty: Literal[0] | None = None
-    response_format: TextFormat | None = None
-    user: Text | None = None
-    store: bool | None = None
-    metadata: dict[str, Any] | None = None
-    lasa: bool = Field(False, description="Return the decision record.")
-    lasa_turns: bool = Field(False, description="Return it with the score at every turn of the conversation.")
+from pydantic import BaseModel, Field
 
 
 class TurnRecord(BaseModel):
@@ -163,20 +84,13 @@ class ChatResponse(BaseModel):
     lasa: DecisionRecord | None = None
 
 
-class ModerationRequest(BaseModel):
-    """Texts, each judged as a user's message."""
-
-    model_config = ConfigDict(extra="forbid")
-    input: Text | Annotated[list[Text], Field(min_length=1, max_length=128)]
-    model: Text | None = None
-
-
 class ModerationResult(BaseModel):
     """The interpreter's verdict on one text."""
 
     flagged: bool
     categories: dict[str, bool]
     category_scores: dict[str, float | None]
+    category_applied_input_types: dict[str, list[Literal["text"]]]
     lasa: DecisionRecord
 
 

@@ -10,6 +10,9 @@ class ServerSettings(Settings):
 
     model_name: str = Field("lasa", description="Name of the model for clients; the folder's name by default")
     max_rows: int = Field(64, ge=1, description="Answers written at the same time")
+    max_tokens: int = Field(
+        262_144, ge=1, description="Tokens that KV caches may come to hold; a request that needs more is answered alone"
+    )
     max_queue: int = Field(256, ge=0, description="Answers that may wait; more are turned away with 429")
     max_new_tokens: int = Field(1024, ge=1, description="Longest answer a request may ask for, and the default")
     temperature: float = Field(0.0, ge=0, description="Temperature where the request does not say")

@@ -17,7 +17,7 @@ from lasa.models.generation import GenerationSettings, terminators
 from lasa.models.hidden_states import read_hidden_states
 from lasa.models.layers import decoder_blocks
 from lasa.models.rendering import render, template_fingerprint
-from lasa.models.thinking import thinking_openers, thinking_tail
+from lasa.models.thinking import answer_header, thinking_openers, thinking_tail
 
 SETTINGS = GenerationSettings(max_new_tokens=10)
 KINDS = {"llama": {}, "qwen3": {}, "gemma": {}, "mistral": {"sliding_window": 16}}
@@ -379,7 +379,7 @@ def scores_of_answer(guard, prompt, tokens):
     return guard.interpreter.probability(states[0, -len(tokens) :]).tolist()
 
 
-@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("every", [1, 3, 32])
 def test_an_answer_that_turns_harmful_is_replaced(every, lively, tokenizer, prompts):
     plain = rereading(lively, tokenizer, prompts).generate(conversations(prompts), SETTINGS)
     guard = rereading(lively, tokenizer, prompts, reread_every=every)
@@ -392,7 +392,7 @@ def test_an_answer_that_turns_harmful_is_replaced(every, lively, tokenizer, prom
             assert row.answer == before.answer
             continue
         scores = scores_of_answer(guard, prompt, before.answer.token_ids)
-        read = range(every, len(scores), every)  # the last token ends the answer before it is read
+        read = [*range(every, len(scores), every), len(scores)]  # the last token is always read
         first = next((count for count in read if scores[count - 1] >= threshold), None)
         if first is None:
             assert row.stopped is None
@@ -406,6 +406,38 @@ def test_an_answer_that_turns_harmful_is_replaced(every, lively, tokenizer, prom
             assert f"after {first} tokens" in row.stopped.reason
             assert row.decision.action == "off"
     assert 0 < stopped < len(prompts)
+
+
+@pytest.mark.parametrize("ending", ["terminator", "stop text"])
+def test_however_an_answer_ends_its_last_token_is_read(ending, lively, tokenizer, prompts):
+    guard = rereading(lively, tokenizer, prompts, reread_every=32)
+    threshold, ends, found = guard.interpreter.config.threshold, guard.ends, set()
+    for prompt, before in zip(prompts, guard.generate(conversations(prompts), SETTINGS), strict=True):
+        if before.decision.flagged or before.stopped or found == {True, False}:
+            continue
+        tokens, settings = before.answer.token_ids, SETTINGS
+        for length in range(1, len(tokens)):
+            if ending == "terminator":
+                if tokens[length] in tokens[:length]:
+                    continue
+                guard.ends = [*ends, tokens[length]]
+            else:
+                text, last = (tokenizer.decode(tokens[start:length]) for start in (0, length - 1))
+                if "\N{REPLACEMENT CHARACTER}" in text or not last or text.index(last) < len(text) - len(last):
+                    continue
+                settings = replace(SETTINGS, stop=(last,))
+            harmful = scores_of_answer(guard, prompt, tokens[:length])[-1] >= threshold
+            (row,) = guard.generate([prompt.messages], settings, languages=["sw"])
+            assert bool(row.stopped) == harmful
+            assert row.answer.finish_reason == ("content_filter" if harmful else "stop")
+            found.add(harmful)
+    assert found == {True, False}
+
+
+def test_no_streamer_sees_what_was_not_read(lively, tokenizer, prompts):
+    guard = rereading(lively, tokenizer, prompts, reread_every=2)
+    with pytest.raises(GuardError, match="streamer"):
+        guard.generate([prompts[0].messages], SETTINGS, streamer=object())
 
 
 @pytest.mark.parametrize("action", ["log", "off"])
@@ -446,6 +478,69 @@ def test_a_template_that_opens_a_block_of_reasoning_is_noticed(prompt_end, tail,
 def test_only_markers_that_the_tokenizer_knows_open_a_block(thinker, tokenizer):
     assert thinking_openers(tokenizer) == []
     assert thinking_openers(thinker) == [[thinker.convert_tokens_to_ids("<think>")]]
+
+
+@pytest.fixture(scope="module")
+def harmony(tokenizer):
+    """A tokenizer whose template leaves the header of an answer to the model, as gpt-oss's does."""
+    other = copy.deepcopy(tokenizer)
+    specials = ["<|start|>", "<|channel|>", "<|message|>", "<|return|>"]
+    other.add_special_tokens({"additional_special_tokens": specials})
+    other.chat_template = (
+        "{% for m in messages %}{{ '<|start|>' + m['role'] }}{% if m['role'] == 'assistant' %}"
+        "{{ '<|channel|>final<|message|>' + m['content'] + '<|return|>' }}{% else %}"
+        "{{ '<|message|>' + m['content'] + '<|end|>' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}"
+    )
+    return other
+
+
+def test_the_condition_comes_after_the_header_that_a_template_leaves_to_the_model(harmony, prompts):
+    guard = build_guard(lively_model("llama", harmony), harmony, prompts)
+    header = harmony("<|channel|>final<|message|>", add_special_tokens=False)["input_ids"]
+    condition = condition_ids(harmony, CONDITION)
+    prefilled = harmony("well", add_special_tokens=False)["input_ids"]
+    for prefill in ("", "well"):
+        rows = guard.generate(conversations(prompts), SETTINGS, prefills=[prefill] * len(prompts))
+        assert {row.decision.action for row in rows} == {"off", "condition"}
+        for prompt, row in zip(prompts, rows, strict=True):
+            ids = render(harmony, prompt.messages).token_ids
+            if row.decision.action == "condition":
+                ids = [*ids, *header, *condition, *(prefilled if prefill else ())]
+            elif prefill:
+                ids = [*ids, *header, *prefilled]
+            assert row.answer.token_ids == continuation(guard, ids)
+
+
+@pytest.mark.parametrize(
+    ("prompt_end", "written"),
+    [
+        ("<|assistant|>", "<|assistant|>"), ("<|assistant|>", "<|assistant|> "), ("<|assistant|>\n", "<|assistant|>"),
+        ("<|assistant|><think>\n", "<|assistant|>"), ("<|assistant|>", "<|assistant|><think>\n\n</think>\n\n"),
+        ("<|assistant|><think>\n\n</think>\n\n", "<|assistant|>"),
+        ("<|assistant|><think>\n", "<|assistant|><think>\n\n</think>\n"),
+    ],
+)  # fmt: skip
+def test_white_space_and_blocks_of_reasoning_are_no_header(prompt_end, written, thinker):
+    assert answer_header(answering(thinker, prompt_end, written)) == []
+
+
+def test_a_template_whose_answers_stand_elsewhere_is_refused_by_name(thinker, prompts):
+    astray = answering(thinker, "<|assistant|>", "<|tool|>")
+    astray.name_or_path = "some/model"
+    with pytest.raises(GuardError, match="'some/model'"):
+        build_guard(lively_model("llama", astray), astray, prompts)
+
+
+def answering(tokenizer, prompt_end, written):
+    """A tokenizer whose template ends prompts in one text, and writes answers behind another."""
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ " + repr(written) + " }}{% else %}"
+        "{{ '<|' + m['role'] + '|>' }}{% endif %}{{ m['content'] + '<|end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ " + repr(prompt_end) + " }}{% endif %}"
+    )
+    return other
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma"])
@@ -494,3 +589,38 @@ def test_training_rows_place_the_condition_where_the_guard_does(thinker):
     head = render(opener, user("hi")).token_ids[: -len(tail)]
     assert row.prompt_ids == [*head, *condition, *tail, *condition]
     assert template_fingerprint(opener) != template_fingerprint(thinker)
+
+
+# hybrid models
+
+HYBRID = {
+    "layer_types": ["linear_attention", "full_attention"] * 2, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def hybrid(thinker):
+    return lively_model("qwen3_5_text", thinker, **HYBRID)
+
+
+def test_a_recurrent_state_takes_the_condition_in_token_by_token(hybrid, thinker, prompts):
+    guard = build_guard(hybrid, thinker, prompts[:4])
+    for messages in conversations(prompts[:4]):
+        (row,) = guard.generate([messages], GenerationSettings(4))
+        ids = render(thinker, messages).token_ids
+        if row.decision.action == "condition":
+            ids = [*ids, *condition_ids(thinker, CONDITION)]
+        assert row.answer.token_ids == continuation(guard, ids, tokens=4)
+
+
+def test_a_block_of_reasoning_that_a_recurrent_state_has_taken_in_is_refused(hybrid, thinker, prompts):
+    with pytest.raises(GuardError, match="recurrent state of Qwen3_5ForCausalLM"):
+        build_guard(hybrid, opening(thinker, "<think>\\n"), prompts[:4])
+
+
+def test_a_server_of_a_model_with_a_recurrent_state_does_not_start(hybrid, thinker, prompts):
+    from lasa.serving.app import create_app
+
+    with pytest.raises(GuardError, match="cannot run on Qwen3_5ForCausalLM: Its layers keep a recurrent state"):
+        create_app(build_guard(hybrid, thinker, prompts[:4]))

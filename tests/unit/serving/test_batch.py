@@ -9,6 +9,7 @@ from lasa.conditioning.decision import Policy
 from lasa.errors import GuardError
 from lasa.guard.refusals import REFUSALS
 from lasa.models.generation import GenerationSettings
+from lasa.serving import batch as batch_module
 from lasa.serving.batch import RunningBatch, ServedAnswer
 
 SETTINGS = GenerationSettings(max_new_tokens=10)
@@ -126,7 +127,7 @@ def test_answers_are_read_again_as_by_the_guard_and_only_cleared_text_is_shown(t
     plain = build_guard(lively_model("llama", tokenizer), tokenizer, prompts, flagged=0.2)
     for row in stopped:
         tokens = plain.generate([row.question.messages], SETTINGS)[0].answer.token_ids
-        read = len(row.running.state.token_ids) // 3 * 3 - 3
+        read = (len(row.running.state.token_ids) - 1) // 3 * 3
         assert tokenizer.decode(tokens[:read], skip_special_tokens=True).startswith(row.released)
 
 
@@ -198,3 +199,43 @@ def test_rows_that_cannot_be_read_do_not_join(tokenizer, prompts, monkeypatch):
     assert len(batch.rows) == 1
     with pytest.raises(GuardError):
         unread.outcome()
+
+
+def test_a_join_that_fails_while_caches_are_laid_together_leaves_the_batch_as_it_was(tokenizer, prompts, monkeypatch):
+    guard = build_guard(lively_model("llama", tokenizer), tokenizer, prompts)
+    expected = guard.generate(conversations(prompts[:3]), SETTINGS)
+    rows = [ask(guard, prompt.messages) for prompt in prompts[:3]]
+    batch = RunningBatch(guard)
+    batch.join(rows)
+    batch.step()
+    pad, calls = batch_module._pad, []
+
+    def broken(states, width):
+        calls.append(width)
+        if len(calls) == 7:  # within the second layer
+            raise RuntimeError("out of memory")
+        return pad(states, width)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch_module, "_pad", broken)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            batch.join([ask(guard, prompt.messages) for prompt in prompts[3:]])
+    assert batch.rows == [row for row in rows if not row.ended]
+    run(batch, {0: []})
+    assert [row.outcome().answer for row in rows] == [one.answer for one in expected]
+
+
+def test_answers_to_one_question_are_read_once(tokenizer, prompts, monkeypatch):
+    guard = build_guard(lively_model("llama", tokenizer), tokenizer, prompts)
+    batch, passes = RunningBatch(guard), []
+    forward = batch._forward
+    monkeypatch.setattr(batch, "_forward", lambda *given: passes.append(tuple(given[0].shape)) or forward(*given))
+    for prompt in prompts[:4]:
+        question = guard.question(prompt.messages)
+        rows = [ServedAnswer(question, SETTINGS) for _ in range(3)]
+        passes.clear()
+        batch.join([*rows, ask(guard, prompts[6].messages)])
+        assert passes[0][0] == 2
+        run(batch, {0: []})
+        (expected,) = guard.generate([prompt.messages], SETTINGS)
+        assert [row.outcome().answer for row in rows] == [expected.answer] * 3

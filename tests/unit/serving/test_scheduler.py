@@ -3,13 +3,15 @@ import logging
 import threading
 
 import pytest
+import torch
 
 from guards import build_guard, lively_model
 from lasa.data.prompts import user_prompt
 from lasa.models.generation import GenerationSettings
 from lasa.serving.batch import RunningBatch, ServedAnswer
+from lasa.serving.lanes import lane_of, tokens_held
 from lasa.serving.metrics import Metrics
-from lasa.serving.scheduler import QueueFullError, Scheduler
+from lasa.serving.scheduler import FAILED, NO_MEMORY, QueueFullError, Scheduler
 from lasa.serving.tickets import Ended, Failed, Ticket
 
 SETTINGS = GenerationSettings(max_new_tokens=3)
@@ -53,10 +55,10 @@ def held(monkeypatch):
 class Asked(Ticket):
     """A ticket that keeps its events."""
 
-    def __init__(self, guard, rows=1):
+    def __init__(self, guard, rows=1, settings=SETTINGS):
         questions = [guard.question(({"role": "user", "content": "run"},)) for _ in range(rows)]
         self.events, self.over_now = [], threading.Event()
-        super().__init__([ServedAnswer(question, SETTINGS) for question in questions], self.take)
+        super().__init__([ServedAnswer(question, settings) for question in questions], self.take)
 
     def take(self, event):
         self.events.append(event)
@@ -67,8 +69,8 @@ class Asked(Ticket):
         return self.over_now.wait(20) and not any(isinstance(event, Failed) for event in self.events)
 
 
-def submitted(scheduler, guard, rows=1):
-    ticket = Asked(guard, rows)
+def submitted(scheduler, guard, rows=1, settings=SETTINGS):
+    ticket = Asked(guard, rows, settings)
     scheduler.submit(ticket)
     return ticket
 
@@ -121,7 +123,7 @@ def test_a_failure_is_told_to_all_whom_it_concerns_and_logged_once(scheduler, gu
         patch.setattr("lasa.serving.scheduler.Scheduler._drop_cancelled", lambda _: 1 / 0)
         failed = submitted(one, guard)
         assert not failed.answered()
-    assert [str(event.error) for event in failed.events] == ["The guard failed: division by zero"]
+    assert [str(event.error) for event in failed.events] == [FAILED]  # the caller is told no exception's text
     (logged,) = [json.loads(record.message) for record in caplog.records]
     assert (logged["event"], logged["error"]) == ("guard_failure", "division by zero")
     assert "_drop_cancelled" in "".join(logged["traceback"])
@@ -135,3 +137,68 @@ def test_a_close_with_nothing_left_is_no_failure(scheduler, guard):
     one.close(20)
     assert one.failure is None
     assert one.metrics.failures._value.get() == 0
+
+
+# memory
+
+
+def test_rows_are_let_in_while_their_caches_fit(scheduler, guard, held, monkeypatch):
+    need = Asked(guard).rows[0].tokens
+    one, most = scheduler(max_tokens=2 * need), []
+    step = RunningBatch.step
+
+    def note_and_step(self):
+        most.append(tokens_held(one._lanes.rows))
+        return step(self)
+
+    monkeypatch.setattr(RunningBatch, "step", note_and_step)
+    tickets = [submitted(one, guard) for _ in range(5)]
+    assert all(ticket.answered() for ticket in tickets)
+    assert 0 < max(most) <= 2 * need
+    larger = GenerationSettings(max_new_tokens=4 * need)  # than the budget: it is answered alone
+    assert submitted(one, guard, settings=larger).answered()
+
+
+def test_a_long_row_does_not_widen_the_short_ones(guard):
+    short = Asked(guard, 63, GenerationSettings(max_new_tokens=1000)).rows
+    long = Asked(guard, 1, GenerationSettings(max_new_tokens=9000)).rows
+    assert lane_of(long[0]) > lane_of(short[0])
+    assert tokens_held([*short, *long]) == 63 * short[0].tokens + long[0].tokens
+
+
+def test_a_step_without_memory_ends_one_request(scheduler, guard, held, monkeypatch):
+    one, forward, failed = scheduler(), RunningBatch._forward, []
+
+    def full(self, ids, mask, cache):
+        logits = forward(self, ids, mask, cache)
+        if ids.shape == (3, 1) and not failed:
+            failed.append(True)
+            raise torch.OutOfMemoryError
+        return logits
+
+    monkeypatch.setattr(RunningBatch, "_forward", full)
+    held.clear()
+    tickets = [submitted(one, guard), submitted(one, guard, settings=GenerationSettings(max_new_tokens=5))]
+    tickets.append(submitted(one, guard))
+    held.set()
+    assert [ticket.answered() for ticket in tickets] == [True, False, True]
+    assert [str(event.error) for event in tickets[1].events if isinstance(event, Failed)] == [NO_MEMORY]
+    alone = guard.generate([({"role": "user", "content": "run"},)], SETTINGS)[0].answer
+    assert [event.outcome.answer for event in tickets[2].events if isinstance(event, Ended)] == [alone]
+    assert one.failure is None
+
+
+def test_a_prefill_without_memory_is_tried_request_by_request(scheduler, guard, held, monkeypatch):
+    one, forward = scheduler(), RunningBatch._forward
+
+    def full(self, ids, mask, cache):
+        if ids.shape[0] > 1 and ids.shape[1] > 1:
+            raise torch.OutOfMemoryError
+        return forward(self, ids, mask, cache)
+
+    monkeypatch.setattr(RunningBatch, "_forward", full)
+    held.clear()
+    tickets = [submitted(one, guard) for _ in range(3)] + [submitted(one, guard, rows=2)]
+    held.set()
+    assert [ticket.answered() for ticket in tickets] == [True, True, True, False]
+    assert one.failure is None
