@@ -4,11 +4,12 @@ A panel turns answers into samples. The first judge's verdict is the sample's; a
 `Sample.extra`, for agreement and for people to look at where the two disagree.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from lasa.data.prompts import Prompt
+from lasa.data.written import is_empty
 from lasa.errors import RecipeError
 from lasa.evaluation.answering import Answer
 from lasa.evaluation.judges.agreement import Agreement
@@ -27,18 +28,22 @@ Task = tuple[str, Prompt]
 class Panel:
     """One judge, or two; none where every prompt has an expected answer.
 
+    An answer without a visible character is `empty`, and shown to no judge.
+
     Args:
         judges: The first one's verdicts are the samples' own.
+        judge_reasoning: Have the first judge say of the reasoning before an answer, too, what it does with the request.
 
     Raises:
         RecipeError: There are more than two, or the same one twice.
     """
 
-    def __init__(self, *judges: Judge) -> None:
+    def __init__(self, *judges: Judge, judge_reasoning: bool = False) -> None:
         if len(judges) > 2 or len({judge.name for judge in judges}) < len(judges):
             names = ", ".join(judge.name for judge in judges)
             raise RecipeError(f"An evaluation has one judge or two different ones, not {names}.")
         self.judges = judges
+        self.judge_reasoning = judge_reasoning
         self._key = AnswerKeyJudge()
 
     def check(self, tasks: Sequence[Task]) -> list[str]:
@@ -54,20 +59,32 @@ class Panel:
             verdicts = [_verdicts(judge, asked, given) for judge in judges]
             for place, row in enumerate(rows):
                 samples[row] = _sample(tasks[row], answers[row], judges, [found[place] for found in verdicts])
+        if self.judge_reasoning and self.judges:
+            self._judge_reasoning(samples)
         return [samples[row] for row in range(len(tasks))]
+
+    def _judge_reasoning(self, samples: Mapping[int, Sample]) -> None:
+        thoughtful = [sample for sample in samples.values() if sample.extra.get("reasoning")]
+        asked, thoughts = [sample.prompt for sample in thoughtful], [s.extra["reasoning"] for s in thoughtful]
+        for sample, verdict in zip(thoughtful, self.judges[0](asked, thoughts) if thoughtful else [], strict=True):
+            sample.extra["reasoning_verdict"] = asdict(verdict)
 
     def again(self, samples: Sequence[Sample]) -> list[Sample]:
         """Samples whose answers were given, with what these judges say of those that they have no verdict on yet."""
         due = [row for row, sample in enumerate(samples) if self._is_due(sample)]
         tasks = [(samples[row].split, samples[row].prompt) for row in due]
         answers = [
-            Answer(each.text, each.score, each.flagged, str(each.extra.get("failure", "")))
+            Answer(each.text, each.score, each.flagged, *(str(each.extra.get(n, "")) for n in ("failure", "reasoning")))
             for each in (samples[row] for row in due)
         ]
         judged = dict(zip(due, self.samples(tasks, answers), strict=True))
         return [judged.get(row, sample) for row, sample in enumerate(samples)]
 
     def _is_due(self, sample: Sample) -> bool:
+        if self.judge_reasoning and "reasoning" in sample.extra:
+            thoughts = sample.extra.get("reasoning_verdict")
+            if thoughts is None or thoughts["outcome"] is None:
+                return True
         if "failure" in sample.extra:
             return False
         second = second_verdict(sample)
@@ -117,16 +134,21 @@ def agreement_of(samples: Sequence[Sample]) -> Agreement | None:
 
 
 def _verdicts(judge: Judge, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[Verdict]:
-    answered = [row for row, answer in enumerate(answers) if not answer.failure]
+    answered = [row for row, answer in enumerate(answers) if not answer.failure and not is_empty(answer.text)]
     found = judge([prompts[row] for row in answered], [answers[row].text for row in answered]) if answered else []
     by_row = dict(zip(answered, found, strict=True))
-    return [
-        by_row.get(row, Verdict(None, reason=f"not answered: {answer.failure}")) for row, answer in enumerate(answers)
-    ]
+    return [by_row[row] if row in by_row else _without_judge(answer) for row, answer in enumerate(answers)]
+
+
+def _without_judge(answer: Answer) -> Verdict:
+    if answer.failure:
+        return Verdict(None, reason=f"not answered: {answer.failure}")
+    return Verdict(Outcome.EMPTY, reason="the answer is empty")
 
 
 def _sample(task: Task, answer: Answer, judges: Sequence[Judge], verdicts: Sequence[Verdict]) -> Sample:
-    extra: dict[str, Any] = {"failure": answer.failure} if answer.failure else {}
+    facts = {"failure": answer.failure, "reasoning": answer.reasoning}
+    extra: dict[str, Any] = {name: fact for name, fact in facts.items() if fact}
     if len(judges) == 2:
         extra["second"] = {"judge": judges[1].name, **asdict(verdicts[1])}
     return Sample(*task, answer.text, verdicts[0], judges[0].name, answer.score, answer.flagged, extra)
