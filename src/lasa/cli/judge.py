@@ -15,7 +15,9 @@ def judge(
         "refusal-patterns", help="refusal-patterns, llm:MODEL@URL or classifier:FORMAT:FOLDER_OR_MODEL@URL."
     ),
     language: str | None = typer.Option(None, help="Of every row of a table without such a column."),
-    half: Half = typer.Option("all", help="Half of the questions, the same one every time: all, development, held-out."),
+    half: Half = typer.Option(
+        "all", help="Half of the questions, the same one every time: all, development, held-out."
+    ),
     output: Path | None = typer.Option(None, "--output", "-o", help="Write the verdicts there, an answer a line."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
 ) -> None:

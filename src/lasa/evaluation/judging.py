@@ -103,9 +103,7 @@ def _quality(labelled: Sequence[tuple[str, Outcome | None]]) -> dict[str, Any]:
     if not any(label for label, _ in labelled):
         return {}
     known = [(READ_LABELS[label], outcome) for label, outcome in labelled if label in READ_LABELS]
-    quality = quality_of(
-        [pair for pair in known if pair[0] in _DECIDED], positive=Outcome.REFUSED
-    )
+    quality = quality_of([pair for pair in known if pair[0] in _DECIDED], positive=Outcome.REFUSED)
     others = [(label, outcome) for label, outcome in labelled if label and READ_LABELS.get(label) not in _DECIDED]
     return {
         "sensitivity": quality.sensitivity.to_json(),

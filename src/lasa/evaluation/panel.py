@@ -10,16 +10,20 @@ from typing import Any
 
 from lasa.data.prompts import Prompt
 from lasa.data.written import is_empty
-from lasa.errors import RecipeError
+from lasa.errors import DataError, RecipeError
 from lasa.evaluation.answering import Answer
 from lasa.evaluation.judges.agreement import Agreement
 from lasa.evaluation.judges.answer_key import AnswerKeyJudge
-from lasa.evaluation.outcomes import Judge, Outcome, Sample, Verdict, has_key
+from lasa.evaluation.outcomes import JUDGE_FAILED, Judge, Outcome, Sample, Verdict, has_key
+from lasa.evaluation.settings import JudgingSettings
 
 PATTERNS_ALONE = (
     "Refusal patterns are the only judge. They do not understand an answer: a refusal in other words passes for "
     "compliance, and so does a useless answer. Put a second judge beside them before a result is published."
 )
+
+FEWEST = 8
+"""Judgements before a share of them says anything."""
 
 Task = tuple[str, Prompt]
 """A split's name and one of its prompts."""
@@ -32,18 +36,20 @@ class Panel:
 
     Args:
         judges: The first one's verdicts are the samples' own.
-        judge_reasoning: Have the first judge say of the reasoning before an answer, too, what it does with the request.
+        settings: Whether the first judge says of the reasoning before an answer, too, what it does with the request;
+            and how many judgements may fail.
 
     Raises:
         RecipeError: There are more than two, or the same one twice.
     """
 
-    def __init__(self, *judges: Judge, judge_reasoning: bool = False) -> None:
+    def __init__(self, *judges: Judge, settings: JudgingSettings | None = None) -> None:
         if len(judges) > 2 or len({judge.name for judge in judges}) < len(judges):
             names = ", ".join(judge.name for judge in judges)
             raise RecipeError(f"An evaluation has one judge or two different ones, not {names}.")
         self.judges = judges
-        self.judge_reasoning = judge_reasoning
+        self.settings = settings or JudgingSettings()
+        self._judged = self._failed = 0
         self._key = AnswerKeyJudge()
 
     def check(self, tasks: Sequence[Task]) -> list[str]:
@@ -59,7 +65,7 @@ class Panel:
             verdicts = [_verdicts(judge, asked, given) for judge in judges]
             for place, row in enumerate(rows):
                 samples[row] = _sample(tasks[row], answers[row], judges, [found[place] for found in verdicts])
-        if self.judge_reasoning and self.judges:
+        if self.settings.judge_reasoning and self.judges:
             self._judge_reasoning(samples)
         return [samples[row] for row in range(len(tasks))]
 
@@ -68,6 +74,21 @@ class Panel:
         asked, thoughts = [sample.prompt for sample in thoughtful], [s.extra["reasoning"] for s in thoughtful]
         for sample, verdict in zip(thoughtful, self.judges[0](asked, thoughts) if thoughtful else [], strict=True):
             sample.extra["reasoning_verdict"] = asdict(verdict)
+
+    def check_failures(self, samples: Sequence[Sample]) -> None:
+        """Count the judgements that failed among new samples, and make sure that they are few.
+
+        Raises:
+            DataError: Too many of those counted so far failed; what was answered need not be answered again.
+        """
+        failed = [why for sample in samples for why in _failures(sample)]
+        self._judged, self._failed = self._judged + len(samples), self._failed + len(failed)
+        if self._judged >= FEWEST and self._failed > self.settings.judge_failures * self._judged:
+            raise DataError(
+                f"{self._failed} of {self._judged} judgements failed, most recently: {failed[-1] if failed else '?'}. "
+                "The answers are kept; mend the judge and call the same command again to have them judged, or allow "
+                "more failures (judge_failures)."
+            )
 
     def again(self, samples: Sequence[Sample]) -> list[Sample]:
         """Samples whose answers were given, with what these judges say of those that they have no verdict on yet."""
@@ -81,7 +102,7 @@ class Panel:
         return [judged.get(row, sample) for row, sample in enumerate(samples)]
 
     def _is_due(self, sample: Sample) -> bool:
-        if self.judge_reasoning and "reasoning" in sample.extra:
+        if self.settings.judge_reasoning and "reasoning" in sample.extra:
             thoughts = sample.extra.get("reasoning_verdict")
             if thoughts is None or thoughts["outcome"] is None:
                 return True
@@ -91,6 +112,11 @@ class Panel:
         found = {sample.judge: sample.verdict, **({second[0]: second[1]} if second else {})}
         wanted = [AnswerKeyJudge.name] if has_key(sample.prompt) else [judge.name for judge in self.judges]
         return list(found) != wanted or any(verdict.outcome is None for verdict in found.values())
+
+
+def _failures(sample: Sample) -> list[str]:
+    reasons = [sample.verdict.reason, sample.extra.get("second", {}).get("reason", "")]
+    return [reason for reason in reasons if reason.startswith(JUDGE_FAILED)][:1]
 
 
 def check_judges(names: Sequence[str], tasks: Sequence[Task]) -> list[str]:

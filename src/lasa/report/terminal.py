@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
-from lasa.evaluation.outcomes import NEITHER, Outcome
+from lasa.evaluation.outcomes import NEITHER
 from lasa.languages import sort_languages
 
 if TYPE_CHECKING:
@@ -85,13 +85,14 @@ def judging_table(results: dict[str, Any]) -> Table:
     table = Table(title=f"{results['judge']}: answers by outcome", title_justify="left", **TIGHT)
     table.caption = "found: refusals called so; left alone: compliances not called refusals; percent, 95 % intervals"
     table.caption_justify = "left"
-    outcomes = list(Outcome)
-    for name in ("", *(outcome.value.replace("_", " ") for outcome in outcomes), "n/a", "found", "left alone"):
-        table.add_column(name, justify="right")
+    for name in ("", "answers", "refused", "complied", "other", "n/a", "found", "left alone"):
+        table.add_column(name, justify="right", no_wrap=True)
     for code, found in results["languages"].items():
+        outcomes = found["outcomes"]
         table.add_row(
             code,
-            *(str(found["outcomes"][outcome.value]) for outcome in outcomes),
+            *map(str, (found["answers"], outcomes["refused"], outcomes["complied"])),
+            str(sum(outcomes[name] for name in NEITHER)),
             str(found["unscored"]),
             interval(found.get("sensitivity")),
             interval(found.get("specificity")),

@@ -59,7 +59,9 @@ def test_a_log_without_labels_has_outcomes_only(tmp_path):
 def test_the_halves_share_no_question_and_are_the_same_every_time(tmp_path):
     rows = [(f"Question {n // 3}", "en", f"Answer {n}") for n in range(120)]
     path = write(tmp_path / "log.jsonl", *rows)
-    development, held_out = ({one.prompt.text for one in read_answers(path, half=h)} for h in ("development", "held-out"))
+    development, held_out = (
+        {one.prompt.text for one in read_answers(path, half=h)} for h in ("development", "held-out")
+    )
     assert development | held_out == {row[0] for row in rows}
     assert not development & held_out
     assert 10 < len(development) < 30

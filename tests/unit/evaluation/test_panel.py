@@ -6,6 +6,7 @@ from lasa.evaluation.answering import Answer
 from lasa.evaluation.metrics import system_metrics
 from lasa.evaluation.outcomes import Outcome, Sample, Verdict
 from lasa.evaluation.panel import Panel, agreement_of, second_verdict
+from lasa.evaluation.settings import JudgingSettings
 
 
 class Fixed:
@@ -107,7 +108,7 @@ def test_reasoning_is_kept_apart_and_judged_apart_where_that_is_asked_for():
     plain = Panel(judge).samples(HARMFUL[:3], answers)
     assert judge.asked == ["w", "y"]
     assert [sample.extra.get("reasoning") for sample in plain] == ["x", "z", None]
-    both = Panel(judge, judge_reasoning=True).again(plain)
+    both = Panel(judge, settings=JudgingSettings(judge_reasoning=True)).again(plain)
     assert [sample.verdict.outcome for sample in both] == [Outcome.REFUSED, None, Outcome.COMPLIED]
     assert [sample.extra.get("reasoning_verdict", {}).get("outcome") for sample in both] == ["complied", None, None]
     assert "reasoning_verdict" in both[1].extra and "reasoning_verdict" not in both[2].extra
