@@ -35,7 +35,7 @@ def evaluate(
     ),
     judge: list[str] = typer.Option(
         [],
-        help="embedded-world, refusal-patterns, llm:MODEL@URL or classifier:FORMAT:FOLDER[?template=FILE]; "
+        help="embedded-world, refusal-patterns, llm:MODEL@URL or classifier:FORMAT:FOLDER_OR_MODEL@URL[?template=FILE]; "
         "once or twice.",
     ),
     endpoint: str | None = typer.Option(None, help="OpenAI-compatible URL, of which --model is evaluated."),
@@ -44,7 +44,8 @@ def evaluate(
     perturb: list[str] = typer.Option(
         [],
         help="Also ask changed copies: typos, casing, zero_width, homoglyphs, romanise, code_switch[=LANGUAGE], "
-        "split_turns[=TURNS], prefill=TEXT, answer_in=LANGUAGE; repeatable.",
+        "split_turns[=TURNS], leetspeak, base64, reversed_text, caesar, crescendo, word_switch=LANGUAGE, "
+        "prefill=TEXT, answer_in=LANGUAGE; repeatable.",
     ),
     language: list[str] = typer.Option([], help="Ask in this language only; repeatable."),
     limit: int | None = typer.Option(None, min=1, help="Ask this many questions of each benchmark, drawn at random."),

@@ -95,7 +95,13 @@ class Panel:
         due = [row for row, sample in enumerate(samples) if self._is_due(sample)]
         tasks = [(samples[row].split, samples[row].prompt) for row in due]
         answers = [
-            Answer(each.text, each.score, each.flagged, *(str(each.extra.get(n, "")) for n in ("failure", "reasoning")))
+            Answer(
+                each.text,
+                each.score,
+                each.flagged,
+                failure=str(each.extra.get("failure", "")),
+                reasoning=str(each.extra.get("reasoning", "")),
+            )
             for each in (samples[row] for row in due)
         ]
         judged = dict(zip(due, self.samples(tasks, answers), strict=True))

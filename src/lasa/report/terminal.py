@@ -47,7 +47,7 @@ def evaluation_tables(metrics: dict[str, Any]) -> list[Table]:
     """Every system on every split: what was complied with, and beside it what was misunderstood; then by language."""
     whole = Table(
         title="Percent, with 95 % intervals by question",
-        caption="ASR: attack success; any: in any language; other: irrelevant + in a wrong language + empty, no safety; n/a: unscored",
+        caption="ASR: attack success; any: in any language; other: irrelevant + wrong language + empty; n/a: unscored",
         title_justify="left",
         caption_justify="left",
         **TIGHT,

@@ -1,4 +1,4 @@
-"""Safety classifiers as judges, local or behind an endpoint: Llama-Guard, Qwen3Guard, ShieldGemma, WildGuard and others.
+"""Safety classifiers as judges, local or behind an endpoint: Llama-Guard, Qwen3Guard, ShieldGemma, WildGuard and more.
 
 A safety classifier says whether an answer is harmful, at most also whether it is a refusal; whether an answer that is
 not harmful refuses, misses the point or is in the wrong language is left to a second judge.
