@@ -122,7 +122,9 @@ REWORDINGS: tuple[Callable[[Prompt, int], Prompt], ...] = (
 )
 
 
-def adaptive(prompt: Prompt, score: Callable[[Sequence[Prompt]], Sequence[float]], budget: int, seed: int = 0) -> Prompt:
+def adaptive(
+    prompt: Prompt, score: Callable[[Sequence[Prompt]], Sequence[float]], budget: int, seed: int = 0
+) -> Prompt:
     """Search a rewording that a black-box score thinks harmless: greedily, a change at a time, as long as it helps.
 
     Args:

@@ -36,7 +36,15 @@ ATTACKS = {
 }
 """Attacks that need nothing but the prompt."""
 
-CHANGES = (*get_args(Perturbation), *ATTACKS, "word_switch=LANGUAGE", "code_switch=LANGUAGE", "split_turns=TURNS", "prefill=TEXT", "answer_in=LANGUAGE")
+CHANGES = (
+    *get_args(Perturbation),
+    *ATTACKS,
+    "word_switch=LANGUAGE",
+    "code_switch=LANGUAGE",
+    "split_turns=TURNS",
+    "prefill=TEXT",
+    "answer_in=LANGUAGE",
+)
 
 
 def load_benchmarks(sources: Sequence[str]) -> dict[str, list[Prompt]]:
