@@ -35,8 +35,8 @@ def evaluate(
     ),
     judge: list[str] = typer.Option(
         [],
-        help="embedded-world, refusal-patterns, llm:MODEL@URL or classifier:FORMAT:FOLDER_OR_MODEL@URL[?template=FILE]; "
-        "once or twice.",
+        help="embedded-world, refusal-patterns, llm:MODEL@URL or "
+        "classifier:FORMAT:FOLDER_OR_MODEL@URL[?template=FILE]; once or twice.",
     ),
     endpoint: str | None = typer.Option(None, help="OpenAI-compatible URL, of which --model is evaluated."),
     api_key: str | None = typer.Option(None, envvar="LASA_ENDPOINT_KEY", help="Key for --endpoint."),

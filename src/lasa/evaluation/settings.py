@@ -32,7 +32,7 @@ class EvaluationSettings(AnsweringSettings, JudgingSettings):
     benchmarks: dict[str, str] = Field(min_length=1, description="Name and source; the first is the headline")
     judge: JudgeSetting = Field(
         default_factory=lambda: judge_from_text("refusal-patterns"),
-        description="embedded-world, refusal-patterns, llm:MODEL@URL, classifier:FORMAT:FOLDER or MODEL@URL, or settings",
+        description="embedded-world, refusal-patterns, llm:MODEL@URL, classifier:FORMAT:FOLDER, or its settings",
     )
     second_judge: JudgeSetting | None = Field(None, description="Another judge of the same answers, for agreement")
 
