@@ -1,8 +1,8 @@
 """What an evaluation asks: benchmarks by name, some of their questions, and changed copies of them.
 
 A benchmark is written `source` or `name=source`. A change is written as its name (`typos`), or as `name=value` where it
-takes one: `code_switch=en`, `word_switch=sw`, `split_turns=3`, `prefill=TEXT`,
-`answer_in=en`. The changed copies of a benchmark are a split of their own, `multijail/typos`, whose questions pair with those of the unchanged one.
+takes one: `code_switch=en`, `word_switch=sw`, `split_turns=3`, `prefill=TEXT`, `answer_in=en`. The changed copies of a
+benchmark are a split of their own, `multijail/typos`, whose questions pair with those of the unchanged one.
 """
 
 import random
