@@ -125,8 +125,8 @@ def changed(prompts: Sequence[Prompt], change: str, seed: int = 0) -> list[Promp
     if not given and name in get_args(Perturbation):
         return perturbed(prompts, name, seed)  # type: ignore[arg-type]
     if not given and name in ATTACKS:
-        pairs = [(prompt, ATTACKS[name](prompt)) for prompt in prompts]
-        return [copy for prompt, copy in pairs if copy.messages != prompt.messages]
+        copies = [ATTACKS[name](prompt) for prompt in prompts]
+        return [copy for copy, prompt in zip(copies, prompts, strict=True) if copy.messages != prompt.messages]
     match name:
         case "word_switch" if value:
             code = canonical_language(value)
