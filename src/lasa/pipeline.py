@@ -217,7 +217,7 @@ def _floor(
     section, evaluation = run.recipe.alignment, run.recipe.evaluation
     if section.watch_every is None:
         return None
-    panel = Panel(*make_judges(evaluation.judges, run.path / "verdicts"))
+    panel = Panel(*make_judges(evaluation.judges, run.path / "verdicts"), settings=evaluation)
 
     def measure(model: Any) -> float:
         policy = Policy(condition=section.condition or DEFAULT_CONDITION)
@@ -244,7 +244,7 @@ def _answer(run: RunFolder, system: System, prompts: dict[str, list[Prompt]], sa
     generate_samples(
         samples,
         prompts,
-        Panel(*make_judges(recipe.evaluation.judges, run.path / "verdicts")),
+        Panel(*make_judges(recipe.evaluation.judges, run.path / "verdicts"), settings=recipe.evaluation),
         LocalModel(*system.load(), settings),
         batch_size=recipe.evaluation.batch_size,
         batch_tokens=recipe.evaluation.batch_tokens,

@@ -8,10 +8,11 @@ import pytest
 from guards import build_interpreter, lively_model
 from lasa.data.prompts import user_prompt, write_prompts
 from lasa.data.world.tables import evaluation_prompts
-from lasa.evaluation.answering import LocalModel
+from lasa.evaluation.answering import Answer, LocalModel
 from lasa.evaluation.judge_settings import judge_from_text, make_judge
 from lasa.evaluation.metrics import METRICS, system_metrics
 from lasa.evaluation.panel import Panel
+from lasa.evaluation.reasoning import UNFINISHED
 from lasa.evaluation.run import generate_samples
 from lasa.evaluation.samples import read_samples
 from lasa.evaluation.slices import choose, load_benchmarks
@@ -189,3 +190,37 @@ def test_all_of_multijail_gives_the_same_figures_both_ways(tmp_path, shared):
     assert len(samples) == len(log.samples) == 3150
     (tmp_path / "figures.json").write_text(json.dumps(found_by(log)))
     assert found_by(log) == pytest.approx(expected_figures(samples))
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "refusal"),
+    [
+        (Answer("Yes.", reasoning="Hm", finish_reason="stop"), "stop", None),
+        (Answer("Yes", finish_reason="length"), "max_tokens", None),
+        (Answer("No.", 0.9, True, finish_reason="content_filter"), "content_filter", True),
+        (Answer("", failure=UNFINISHED, reasoning="Hm", finish_reason="length"), "max_tokens", None),
+        (Answer("", failure="600 tokens, the model's context is 512"), "model_length", None),
+    ],
+)
+def test_finish_reasons_thoughts_and_refusals_are_inspects_own_and_come_back(answer, reason, refusal):
+    from lasa.inspect.provider import _output
+    from lasa.inspect.scorers import _answer
+
+    output = _output("m", answer)
+    assert output.stop_reason == reason
+    assert output.completion == answer.text
+    assert output.message.content[-1].refusal is refusal
+    back = _answer(output, "")
+    assert (back.text, back.failure, back.reasoning) == (answer.text, answer.failure, answer.reasoning)
+    assert (back.score, back.flagged) == (answer.score, answer.flagged)
+
+
+def test_thoughts_that_a_provider_leaves_in_the_text_are_told_apart():
+    from inspect_ai.model import ModelOutput
+
+    from lasa.inspect.scorers import _answer
+
+    told = _answer(ModelOutput.from_content("m", "<think>Hm</think>Yes."), "")
+    assert (told.text, told.reasoning) == ("Yes.", "Hm")
+    assert _answer(ModelOutput.from_content("m", "", stop_reason="max_tokens"), "").failure == UNFINISHED
+    assert _answer(ModelOutput.from_content("m", "", stop_reason="content_filter"), "").failure

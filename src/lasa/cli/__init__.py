@@ -16,6 +16,7 @@ from lasa.cli import (
     evaluate,
     generate,
     import_interpreter,
+    judge,
     locate,
     merge,
     plan,
@@ -45,6 +46,7 @@ app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)
 app.command("serve")(serve.serve)
 app.command("evaluate")(evaluate.evaluate)
+app.command("judge")(judge.judge)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("plan")(plan.plan)

@@ -33,7 +33,7 @@ def doctor(
 
     from lasa.errors import RecipeError
     from lasa.interpreter.probe import load_interpreter
-    from lasa.models.hidden_states import check_readable
+    from lasa.models.checks import check_readable
     from lasa.models.layers import hidden_size, num_layers, num_parameters
     from lasa.models.loading import load_model
     from lasa.models.rendering import plain_markers, render, turn_end_ids

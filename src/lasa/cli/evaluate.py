@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from lasa.cli.options import SystemChoice, with_model, with_settings
-from lasa.evaluation.settings import AnsweringSettings
+from lasa.evaluation.settings import AnsweringSettings, JudgingSettings
 from lasa.models.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -21,10 +21,12 @@ Engine = Literal["lasa", "vllm"]
 @with_model
 @with_settings(SystemChoice, "choice")
 @with_settings(AnsweringSettings, "answering")
+@with_settings(JudgingSettings, "judging")
 def evaluate(
     model: ModelSettings,
     choice: SystemChoice,
     answering: AnsweringSettings,
+    judging: JudgingSettings,
     output: Path = typer.Option(
         ..., "--output", "-o", help="Results folder; a stopped evaluation goes on, and more systems may join."
     ),
@@ -33,8 +35,8 @@ def evaluate(
     ),
     judge: list[str] = typer.Option(
         [],
-        help="embedded-world, refusal-patterns, llm:MODEL@URL or classifier:FORMAT:FOLDER[?template=FILE]; "
-        "once or twice.",
+        help="embedded-world, refusal-patterns, llm:MODEL@URL or "
+        "classifier:FORMAT:FOLDER_OR_MODEL@URL[?template=FILE]; once or twice.",
     ),
     endpoint: str | None = typer.Option(None, help="OpenAI-compatible URL, of which --model is evaluated."),
     api_key: str | None = typer.Option(None, envvar="LASA_ENDPOINT_KEY", help="Key for --endpoint."),
@@ -42,7 +44,8 @@ def evaluate(
     perturb: list[str] = typer.Option(
         [],
         help="Also ask changed copies: typos, casing, zero_width, homoglyphs, romanise, code_switch[=LANGUAGE], "
-        "split_turns[=TURNS], prefill=TEXT, answer_in=LANGUAGE; repeatable.",
+        "split_turns[=TURNS], leetspeak, base64, reversed_text, caesar, crescendo, word_switch=LANGUAGE, "
+        "prefill=TEXT, answer_in=LANGUAGE; repeatable.",
     ),
     language: list[str] = typer.Option([], help="Ask in this language only; repeatable."),
     limit: int | None = typer.Option(None, min=1, help="Ask this many questions of each benchmark, drawn at random."),
@@ -63,6 +66,7 @@ def evaluate(
     from rich.console import Console
 
     from lasa.errors import RecipeError
+    from lasa.evaluation.endpoint import check_no_prefill
     from lasa.evaluation.judge_settings import make_judges
     from lasa.evaluation.panel import Panel
     from lasa.evaluation.results import ResultsFolder
@@ -90,8 +94,10 @@ def evaluate(
     recipe = open_run(choice.run) if choice.run else None
     sources = _sources(benchmark, recipe)
     splits = with_changes(choose(load_benchmarks(sources), language, limit, seed), perturb, seed)
+    if endpoint or engine == "vllm":
+        check_no_prefill(prompt for prompts in splits.values() for prompt in prompts)
     settings = _judges(judge, recipe, sources)
-    panel = Panel(*make_judges(settings, output / "verdicts"))
+    panel = Panel(*make_judges(settings, output / "verdicts"), settings=judging)
     panel.check([(split, prompt) for split, prompts in splits.items() for prompt in prompts])
     generation = GenerationSettings(max_new_tokens=answering.max_new_tokens)
     answerer: Answerer

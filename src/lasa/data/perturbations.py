@@ -67,14 +67,14 @@ def code_switch(prompt: Prompt, other: Prompt, unit: Literal["clause", "word"] =
             f"Code switching needs one question in two languages; these are {prompt.query_id} ({prompt.language}) and "
             f"{other.query_id} ({other.language})."
         )
-    first, second = (_clauses(p.text) if unit == "clause" else _words(p) for p in (prompt, other))
+    first, second = (_clauses(p.text) if unit == "clause" else words_of(p) for p in (prompt, other))
     parts = min(len(first), len(second))
     if parts < 2:
-        first, second, parts = _words(prompt), _words(other), 2
+        first, second, parts = words_of(prompt), words_of(other), 2
     pairs = zip(_cut(first, parts), _cut(second, parts), strict=True)
     mixed = [mine if number % 2 == 0 else theirs for number, (mine, theirs) in enumerate(pairs)]
     text = " ".join(part.strip() for part in mixed if part.strip())
-    return _reworded(prompt, text, "code_switch", languages=[prompt.language, other.language])
+    return reworded(prompt, text, "code_switch", languages=[prompt.language, other.language])
 
 
 def romanise(prompt: Prompt) -> Prompt:
@@ -83,7 +83,7 @@ def romanise(prompt: Prompt) -> Prompt:
         from anyascii import anyascii
     except ImportError as error:
         raise DataError("Romanised prompts need anyascii: pip install 'lasa[evaluate]'.") from error
-    return _reworded(prompt, anyascii(prompt.text), "romanise")
+    return reworded(prompt, anyascii(prompt.text), "romanise")
 
 
 def typos(prompt: Prompt, seed: int = 0, rate: float = 0.2) -> Prompt:
@@ -99,14 +99,14 @@ def typos(prompt: Prompt, seed: int = 0, rate: float = 0.2) -> Prompt:
     eligible = [place for place, word in enumerate(words) if len(_characters(word)) >= 4]
     for place in draw.sample(eligible, _share(eligible, rate)):
         words[place] = _misspelt(words[place], draw)
-    return _reworded(prompt, "".join(words), "typos")
+    return reworded(prompt, "".join(words), "typos")
 
 
 def casing(prompt: Prompt, seed: int = 0) -> Prompt:
     """Set every letter in upper or lower case at random; scripts without case stay as they are."""
     draw = _draw(prompt, seed, "casing")
     cased = (char.upper() if draw.random() < 0.5 else char.lower() for char in prompt.text)
-    return _reworded(prompt, "".join(cased), "casing")
+    return reworded(prompt, "".join(cased), "casing")
 
 
 def zero_width(prompt: Prompt, seed: int = 0, rate: float = 0.3) -> Prompt:
@@ -121,7 +121,7 @@ def zero_width(prompt: Prompt, seed: int = 0, rate: float = 0.3) -> Prompt:
     places = [n for n, pair in enumerate(pairwise(characters), 1) if not any(character.isspace() for character in pair)]
     for place in _draw(prompt, seed, "zero_width").sample(places, _share(places, rate)):
         characters[place] = ZERO_WIDTH_SPACE + characters[place]
-    return _reworded(prompt, "".join(characters), "zero_width")
+    return reworded(prompt, "".join(characters), "zero_width")
 
 
 def homoglyphs(prompt: Prompt, seed: int = 0, rate: float = 0.3) -> Prompt:
@@ -136,12 +136,12 @@ def homoglyphs(prompt: Prompt, seed: int = 0, rate: float = 0.3) -> Prompt:
     places = [place for place, char in enumerate(characters) if ord(char) in LOOKALIKES]
     for place in _draw(prompt, seed, "homoglyphs").sample(places, _share(places, rate)):
         characters[place] = characters[place].translate(LOOKALIKES)
-    return _reworded(prompt, "".join(characters), "homoglyphs")
+    return reworded(prompt, "".join(characters), "homoglyphs")
 
 
 def assistant_prefill(prompt: Prompt, prefill: str) -> Prompt:
     """Have the caller write the beginning of the answer: `details["prefill"]`; no message changes."""
-    return replace(prompt, details=_details(prompt, "assistant_prefill", prefill=prefill))
+    return replace(prompt, details=with_details(prompt, "assistant_prefill", prefill=prefill))
 
 
 def split_turns(prompt: Prompt, turns: int = 2, acknowledgement: str = "OK.") -> Prompt:
@@ -159,7 +159,7 @@ def split_turns(prompt: Prompt, turns: int = 2, acknowledgement: str = "OK.") ->
         raise DataError(f"split_turns needs at least 2 turns, not {turns}.")
     units = _clauses(prompt.text)
     if len(units) < turns:
-        units = _words(prompt)
+        units = words_of(prompt)
     said = [part.strip() for part in _cut(units, min(turns, len(units)))]
     messages: list[Message] = []
     for part in said[:-1]:
@@ -169,7 +169,7 @@ def split_turns(prompt: Prompt, turns: int = 2, acknowledgement: str = "OK.") ->
     return replace(
         prompt,
         messages=(*prompt.messages[:place], *messages, last, *prompt.messages[place + 1 :]),
-        details=_details(prompt, "split_turns", original_text=prompt.text),
+        details=with_details(prompt, "split_turns", original_text=prompt.text),
     )
 
 
@@ -181,7 +181,7 @@ def answer_in(prompt: Prompt, language: str) -> Prompt:
     """
     code = canonical_language(language)
     text = f"{prompt.text}\n\nAnswer in {NAMES[code]}."
-    return _reworded(prompt, text, "answer_in", answer_language=code)
+    return reworded(prompt, text, "answer_in", answer_language=code)
 
 
 def _translations(prompts: Sequence[Prompt]) -> list[Prompt | None]:
@@ -198,13 +198,15 @@ def _translations(prompts: Sequence[Prompt]) -> list[Prompt | None]:
     return partners
 
 
-def _reworded(prompt: Prompt, text: str, name: str, **details: Any) -> Prompt:
+def reworded(prompt: Prompt, text: str, name: str, **details: Any) -> Prompt:
+    """A copy with another last user message, and the change's name and further details."""
     place = _last_user(prompt)
     messages = (*prompt.messages[:place], {"role": "user", "content": text}, *prompt.messages[place + 1 :])
-    return replace(prompt, messages=messages, details=_details(prompt, name, original_text=prompt.text, **details))
+    return replace(prompt, messages=messages, details=with_details(prompt, name, original_text=prompt.text, **details))
 
 
-def _details(prompt: Prompt, name: str, **added: Any) -> dict[str, Any]:
+def with_details(prompt: Prompt, name: str, **added: Any) -> dict[str, Any]:
+    """A prompt's details with a change's name; the first wording stays the first."""
     before = prompt.details
     if "original_text" in before:
         added.pop("original_text", None)
@@ -230,7 +232,8 @@ def _clauses(text: str) -> list[str]:
     return CLAUSE.findall(text)
 
 
-def _words(prompt: Prompt) -> list[str]:
+def words_of(prompt: Prompt) -> list[str]:
+    """The words of a text with the spaces behind them; written characters where there are no spaces."""
     return _characters(prompt.text) if prompt.language in WITHOUT_SPACES else re.findall(r"\S+\s*", prompt.text)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from lasa.data.prompts import Prompt, parse_messages
+from lasa.data.prompts import Prompt, parse_messages, row_id
 from lasa.errors import DataError
 from lasa.files.tables import read_rows
 from lasa.languages import canonical_language
@@ -47,7 +47,7 @@ def read_preferences(path: Path) -> list[Preference]:
         except DataError as error:
             raise DataError(f"{where}, column 'language': {error}") from None
         harmful = _truth(where, "harmful", row.get("harmful"))
-        query = str(row.get("query_id") or row.get("id") or number)
+        query = row_id(path, row, next((name for name in ("query_id", "id") if name in row), None), number)
         found.append(Preference(Prompt(query, language, messages, harmful, path.stem), chosen, rejected))
     return found
 

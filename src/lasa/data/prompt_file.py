@@ -61,4 +61,6 @@ class PromptFile(Sequence[Prompt]):
                 except UnicodeDecodeError as error:
                     raise DataError(f"{self.path}: row {row + 1} is not UTF-8 text. Save the file as UTF-8.") from error
                 cells = parse_object(f"{self.path}: row {row + 1}", line)
-                yield long_row(self.path, row + 1, cells, COLUMNS, COLUMNS.query_id)
+                yield long_row(
+                    self.path, row + 1, cells, COLUMNS, COLUMNS.query_id if COLUMNS.query_id in cells else None
+                )

@@ -5,15 +5,18 @@ the label of the semantic silhouette, and the cluster of every interval.
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from lasa.errors import DataError
+from lasa.files.artifacts import file_hash
 from lasa.files.tables import listed, read_rows
 from lasa.languages import NAMES, canonical_language
 
@@ -78,7 +81,8 @@ class Columns:
     Attributes:
         prompt: Column with the prompt in a long table (one row per prompt).
         language: Column with the language code in a long table.
-        query_id: Column that identifies the meaning (or `query_id`); row numbers are used where the file has neither.
+        query_id: Column that identifies the meaning (or `query_id`); where the file has
+            neither, no row is a translation of another, nor of another file's.
         harmful: Column with 0/1, true/false, harmful/benign or safe/unsafe.
         source: Column naming the row's origin.
         category: Column with the source's category.
@@ -165,7 +169,7 @@ def check_parallel(prompts: Sequence[Prompt]) -> None:
     if times > 1:
         raise DataError(
             f"Query {query!r} occurs {times} times in {language}. Equal query ids mean translations of one question, "
-            "and rows of a file without ids are numbered: give different questions different ids."
+            "so give different questions different ids."
         )
 
 
@@ -204,7 +208,7 @@ def long_row(
         number: The row's number, from 1.
         row: Its cells.
         columns: The columns to use.
-        ids: The column that identifies the meaning, or None to use the row's number.
+        ids: The column that identifies the meaning, or None where the file has none.
         harmful: Label where the row has none.
         language: Language where the row has none.
 
@@ -214,7 +218,7 @@ def long_row(
     where = f"{path}: row {number}"
     column = columns.prompt if row.get(columns.prompt) is not None else "messages"
     return Prompt(
-        query_id=_query_id(row, ids, number),
+        query_id=row_id(path, row, ids, number),
         language=_language(where, columns.language, row.get(columns.language, language)),
         messages=parse_messages(where, column, row.get(column)),
         harmful=_label(where, columns.harmful, row.get(columns.harmful), harmful),
@@ -241,7 +245,7 @@ def _wide_table(
                 raise DataError(f"{where}, column {name!r}: the prompt is empty. Fill the cell in or leave it blank.")
             prompts.append(
                 user_prompt(
-                    _query_id(row, ids, number),
+                    row_id(path, row, ids, number),
                     _language(where, name, name),
                     cell.strip(),
                     harmful=_label(where, columns.harmful, row.get(columns.harmful), harmful),
@@ -256,8 +260,32 @@ def _query_id_column(names: Sequence[str], columns: Columns) -> str | None:
     return next((name for name in (columns.query_id, "query_id") if name in names), None)
 
 
-def _query_id(row: dict[str, Any], column: str | None, number: int) -> str:
-    return str(row[column]) if column and row.get(column) is not None else str(number - 1)
+def row_id(path: Path, row: dict[str, Any], column: str | None, number: int) -> str:
+    """The row's own id; where the file has none, one that no row of another file has.
+
+    Raises:
+        DataError: The column is there and the cell holds no id.
+    """
+    if column is None:
+        found = path.stat()
+        return f"{path.stem}-{_mark(path, found.st_mtime_ns, found.st_size)}:{number - 1}"
+    cell = row.get(column)
+    given = "" if cell is None or (isinstance(cell, float) and math.isnan(cell)) else str(cell).strip()
+    if given.lower() in NO_ID:
+        raise DataError(
+            f"{path}: row {number}, column {column!r}: there is no id ({cell!r:.20}). Rows with the same id are "
+            "translations of each other: give the row an id, or leave the column out of the file."
+        )
+    return given
+
+
+NO_ID = ("", "nan", "null", "none", "<na>")
+"""How tables write that there is no id."""
+
+
+@lru_cache(16)
+def _mark(path: Path, changed_ns: int, size: int) -> str:
+    return file_hash(path)[:8]
 
 
 def parse_messages(where: str, column: str, cell: object) -> tuple[Message, ...]:

@@ -5,10 +5,19 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lasa.data.prompts import Prompt
+from lasa.evaluation.reasoning import UNFINISHED, Reasoned, split_tokens
 from lasa.guard.guard import Guard
-from lasa.models.generation import GenerationSettings, GrowingAnswer, generate, terminators
+from lasa.models.generation import (
+    FinishReason,
+    Generated,
+    GenerationSettings,
+    GrowingAnswer,
+    generate,
+    terminators,
+)
 from lasa.models.layers import context_length
 from lasa.models.rendering import defuse, render
+from lasa.models.thinking import thinking_tail
 
 
 @dataclass(frozen=True)
@@ -20,12 +29,16 @@ class Answer:
         score: The interpreter's probability that the prompt is harmful, or None for an unguarded system.
         flagged: The guard's decision, or None for an unguarded system.
         failure: Why there is no answer, where there is none; such a prompt is unscored.
+        reasoning: What the model thought before it answered; it is no part of the text.
+        finish_reason: Why the answer ended, where that is known.
     """
 
     text: str
     score: float | None = None
     flagged: bool | None = None
     failure: str = ""
+    reasoning: str = ""
+    finish_reason: FinishReason | None = None
 
 
 class Answerer(Protocol):
@@ -43,7 +56,8 @@ class Answerer(Protocol):
 class LocalModel:
     """A local model as the system under evaluation.
 
-    `details["prefill"]` of a prompt is text that the answer must begin with.
+    `details["prefill"]` of a prompt is text that the answer must begin with. What a model thinks before it answers is
+    no part of the answer; where it was still thinking at the length limit, there is none.
 
     Args:
         model: The model.
@@ -55,6 +69,7 @@ class LocalModel:
     def __init__(self, model: Any, tokenizer: Any, guard: Guard | None, settings: GenerationSettings) -> None:
         self.model, self.tokenizer, self.guard, self.settings = model, tokenizer, guard, settings
         self.context = context_length(model)
+        self._opens_block = bool(thinking_tail(tokenizer))
 
     def tokens(self, prompt: Prompt) -> int:
         """The rendered prompt, what is forced after it, and the longest answer."""
@@ -80,10 +95,12 @@ class LocalModel:
         )
         answers = []
         for prompt, one in zip(prompts, guarded, strict=True):
-            text = one.answer.text
-            if one.decision.action != "refuse" and one.stopped is None:
-                text = self._with_prefill(prompt, one.answer.token_ids, text)
-            answers.append(Answer(text, one.decision.score, one.decision.flagged))
+            decision, given = one.decision, one.answer
+            if decision.action == "refuse" or one.stopped is not None:
+                reason: FinishReason = "content_filter"
+                answers.append(Answer(given.text, decision.score, decision.flagged, finish_reason=reason))
+            else:
+                answers.append(self._answer(prompt, given, decision.score, decision.flagged))
         return answers
 
     def _plain(self, prompts: Sequence[Prompt]) -> list[Answer]:
@@ -100,10 +117,7 @@ class LocalModel:
 
         most = max(map(len, forced), default=0)
         rows = generate(self.model, self.tokenizer, ids, self.settings, open_rows, longest_forced=most)
-        return [
-            Answer(self._with_prefill(prompt, one.token_ids, one.text))
-            for prompt, one in zip(prompts, rows, strict=True)
-        ]
+        return [self._answer(prompt, one) for prompt, one in zip(prompts, rows, strict=True)]
 
     def _before_answer(self, prompt: Prompt) -> int:
         """Tokens before the answer, at most."""
@@ -115,11 +129,19 @@ class LocalModel:
         text = defuse(self.tokenizer, _prefill(prompt))
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
-    def _with_prefill(self, prompt: Prompt, token_ids: list[int], text: str) -> str:
+    def _answer(
+        self, prompt: Prompt, one: Generated, score: float | None = None, flagged: bool | None = None
+    ) -> Answer:
+        """What was generated as an answer, without the thoughts and with the caller's prefill."""
         before = self._prefill_ids(prompt)
-        if not before:
-            return text
-        return str(self.tokenizer.decode([*before, *token_ids], skip_special_tokens=True))
+        found = split_tokens(self.tokenizer, one.token_ids, one.text, opened=self._opens_block and not before)
+        failure = UNFINISHED if found.answer is None else ""
+        text = found.answer or ""
+        if before and found == Reasoned("", one.text):
+            text = str(self.tokenizer.decode([*before, *one.token_ids], skip_special_tokens=True))
+        elif before and not failure:
+            text = _prefill(prompt) + text
+        return Answer(text, score, flagged, failure, found.reasoning, one.finish_reason)
 
 
 def _prefill(prompt: Prompt) -> str:

@@ -1,7 +1,8 @@
 """Any OpenAI-compatible endpoint, local or hosted: one client, used to judge with a model and to evaluate one.
 
 A call that fails in any way is repeated, after a wait, unless the endpoint rejects the request for good (HTTP 400, 401,
-403, 404 and the like). Calls, failures and tokens are counted.
+403, 404 and the like). An option that the endpoint does not take is exchanged or left out, once. Calls, failures and
+tokens are counted.
 """
 
 import random
@@ -9,7 +10,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -17,11 +18,16 @@ from typing import Any, TypeVar
 import httpx
 
 from lasa.data.prompts import Message, Prompt
+from lasa.data.written import is_empty
 from lasa.errors import DataError, RecipeError
 from lasa.evaluation.answering import Answer
+from lasa.evaluation.reasoning import UNFINISHED, split_reasoning
+from lasa.evaluation.replies import CallError, Reply, read_error, read_reply, without_option
+from lasa.progress import say
 
-RETRIED_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-TURNED_DOWN = ("HTTP 400", "HTTP 422")
+TURNED_DOWN = (400, 413, 422)
+"""Statuses with which some endpoints turn down one prompt (a filter, a length), and others every request."""
+PROBE: Sequence[Message] = ({"role": "user", "content": "Hello"},)
 LONGEST_WAIT_S = 60.0
 PAST_PROXY = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 """This machine, which a proxy of the environment does not reach."""
@@ -48,20 +54,6 @@ class CallUsage:
     input_tokens: int = 0
     output_tokens: int = 0
     cost: float | None = None
-
-
-class CallError(DataError):
-    """A call that gave nothing that can be used.
-
-    Args:
-        kind: What failed, in a few words.
-        retry: Whether the same request may succeed later.
-        wait_s: The wait that the endpoint asked for, in seconds.
-    """
-
-    def __init__(self, kind: str, *, retry: bool = True, wait_s: float | None = None) -> None:
-        super().__init__(f"The endpoint's reply cannot be used: {kind}.")
-        self.kind, self.retry, self.wait_s = kind, retry, wait_s
 
 
 class ChatClient:
@@ -111,10 +103,10 @@ class ChatClient:
         self._client = httpx.Client(
             timeout=timeout_s, headers=headers, transport=transport, mounts=dict.fromkeys(PAST_PROXY)
         )
-        self._lock = threading.Lock()
+        self._lock, self._probing, self._has_answered = threading.Lock(), threading.Lock(), False
         weakref.finalize(self, self._client.close)
 
-    def ask(self, messages: Sequence[Message], read: Callable[[str], T]) -> T:
+    def ask(self, messages: Sequence[Message], read: Callable[[Reply], T]) -> T:
         """The reply to a conversation, as read by `read`, which raises `CallError` for one that is no use.
 
         Raises:
@@ -125,7 +117,7 @@ class ChatClient:
                 with self._lock:
                     self.usage.retries += 1
             try:
-                return read(self._content(messages))
+                return read(self._reply(messages))
             except CallError as error:
                 with self._lock:
                     self.usage.failures[error.kind] += 1
@@ -137,16 +129,48 @@ class ChatClient:
     def map(self, call: Callable[[int], T], count: int) -> list[T]:
         """`call(0)` to `call(count - 1)`, as many at once as the endpoint is given, results in order."""
         with ThreadPoolExecutor(max_workers=self.parallel) as pool:
-            return list(pool.map(call, range(count)))
+            try:
+                return list(pool.map(call, range(count)))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # what would fail the same way is not asked
+                raise
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
 
-    def _content(self, messages: Sequence[Message]) -> str:
+    def answers_anything(self) -> bool:
+        """Whether the endpoint has answered or answers a harmless question: if not, it turns down every request."""
+        with self._probing:
+            if not self._has_answered:
+                try:
+                    self._reply(PROBE)
+                except CallError as error:
+                    return error.status not in TURNED_DOWN
+            return True
+
+    def _reply(self, messages: Sequence[Message]) -> Reply:
+        options = self.options
+        try:
+            reply = self._post({"model": self.model, "messages": list(messages), **options})
+        except CallError as error:
+            if error.status not in TURNED_DOWN or not self._negotiate(options, error.detail):
+                raise
+            return self._reply(messages)
+        self._has_answered = True
+        return reply
+
+    def _negotiate(self, options: dict[str, Any], complaint: str) -> bool:
+        """Take options that the endpoint may understand; whether there are others now than those it rejected."""
+        with self._lock:
+            if self.options is options and (others := without_option(options, complaint)) is not None:
+                self.options = others
+                say(f"{self.url} says: {complaint} It is asked with {', '.join(others) or 'no option'} from now on.")
+            return self.options is not options
+
+    def _post(self, body: dict[str, Any]) -> Reply:
         with self._lock:
             self.usage.calls += 1
-        body = {"model": self.model, "messages": list(messages), **self.options}
         try:
             response = self._client.post(self.url, json=body)
         except httpx.TimeoutException:
@@ -154,18 +178,14 @@ class ChatClient:
         except httpx.HTTPError as error:
             raise CallError(f"connection error ({type(error).__name__})") from None
         if response.status_code != httpx.codes.OK:
-            retry = response.status_code in RETRIED_STATUS
-            raise CallError(f"HTTP {response.status_code}", retry=retry, wait_s=_retry_after(response))
+            raise read_error(response)
         try:
-            reply = response.json()
-            message = reply["choices"][0]["message"]
-            content = message["content"] if message["content"] is not None else message.get("refusal")
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+            found = response.json()
+        except (ValueError, RecursionError):
             raise CallError("response without a message") from None
-        self._count_tokens(reply.get("usage"))
-        if not isinstance(content, str):
-            raise CallError("empty reply")
-        return content
+        reply = read_reply(found)
+        self._count_tokens(found.get("usage"))
+        return reply
 
     def _count_tokens(self, usage: object) -> None:
         if not isinstance(usage, dict):
@@ -201,30 +221,41 @@ class EndpointModel:
     def __call__(self, prompts: Sequence[Prompt]) -> list[Answer]:
         """One answer per prompt, in order.
 
-        A prompt that the endpoint turns down (HTTP 400 or 422, as some content filters do) has no answer.
+        A prompt that the endpoint alone turns down (a content filter, its length) has no answer, nor has one on whose
+        answer a filter or the length limit came before its first word.
 
         Raises:
-            DataError: The endpoint does not answer otherwise; or a prompt has a prefill, which the protocol does not
-                know.
+            DataError: The endpoint does not answer otherwise, or turns down every request; or a prompt has a prefill,
+                which the protocol does not know.
         """
-        if any("prefill" in prompt.details for prompt in prompts):
-            raise DataError("An endpoint takes no beginning of an answer (prefill). Evaluate a local folder.")
+        check_no_prefill(prompts)
         return self._client.map(lambda row: self._answer(prompts[row]), len(prompts))
 
     def _answer(self, prompt: Prompt) -> Answer:
         try:
-            return Answer(self._client.ask(prompt.messages, str))
+            reply = self._client.ask(prompt.messages, lambda reply: reply)
         except CallError as error:
-            if error.kind in TURNED_DOWN:
-                return Answer("", failure=error.kind)
+            if error.status in TURNED_DOWN and self._client.answers_anything():
+                return Answer("", failure=error.said)
             raise DataError(
-                f"{self._client.url} does not answer: {error.kind}. What was answered is kept; call the same command "
+                f"{self._client.url} does not answer: {error.said}. What was answered is kept; call the same command "
                 "again to go on."
             ) from error
+        told = split_reasoning(reply.text)
+        reasoning, text = reply.reasoning or told.reasoning, told.answer or ""
+        failure = ""
+        if told.answer is None or (is_empty(text) and reply.finish_reason == "length"):
+            failure = UNFINISHED
+        elif is_empty(text) and reply.finish_reason == "content_filter":
+            failure = "the provider's content filter"
+        return Answer(text, failure=failure, reasoning=reasoning, finish_reason=reply.finish_reason)
 
 
-def _retry_after(response: httpx.Response) -> float | None:
-    try:
-        return max(0.0, float(response.headers["retry-after"]))
-    except (KeyError, ValueError):
-        return None
+def check_no_prefill(prompts: Iterable[Prompt]) -> None:
+    """Make sure that no answer is to begin with given words, which the protocol does not know.
+
+    Raises:
+        DataError: One is.
+    """
+    if any("prefill" in prompt.details for prompt in prompts):
+        raise DataError("An endpoint takes no beginning of an answer (prefill). Evaluate a local folder.")

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from lasa.errors import RecipeError
+from lasa.evaluation.judges.classifier_formats import PARSERS, WITH_CHAT_TEMPLATE, Format
 from lasa.evaluation.outcomes import Judge
 
-SHORT_FORMS = "embedded-world, refusal-patterns, llm:MODEL@URL or classifier:FORMAT:FOLDER[?template=FILE]"
+SHORT_FORMS = "embedded-world, refusal-patterns, llm:MODEL@URL or classifier:FORMAT:FOLDER_OR_MODEL@URL[?template=FILE]"
 
 
 class JudgeSettings(BaseModel):
@@ -19,17 +20,17 @@ class JudgeSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["embedded-world", "refusal-patterns", "llm", "classifier"]
-    model: str | None = Field(None, description="llm: the model's name at its endpoint; classifier: its folder")
-    url: str | None = Field(None, description="llm: an OpenAI-compatible endpoint, version included")
+    model: str | None = Field(None, description="The model's name at its endpoint, or the classifier's folder")
+    url: str | None = Field(None, description="An OpenAI-compatible endpoint, version included")
     api_key_variable: str = Field("LASA_JUDGE_API_KEY", description="llm: environment variable with the key, if any")
     json_mode: bool = Field(True, description="llm: ask for a JSON object; not every endpoint understands that")
     timeout_s: float = Field(60.0, gt=0, description="llm: limit of one request")
     attempts: int = Field(4, ge=1, le=100, description="llm: requests before an answer is left unscored")
     parallel: int = Field(8, ge=1, le=1024, description="llm: requests at once")
     prices: tuple[float, float] | None = Field(None, description="llm: a million input tokens, a million output tokens")
-    format: Literal["llama-guard", "harmbench", "polyguard"] | None = Field(None, description="classifier: its output")
+    format: Format | None = Field(None, description="classifier: its output")
     template: Path | None = Field(
-        None, description="classifier: its model card's text with {prompt} and {answer}; llama-guard needs none"
+        None, description="classifier: its model card's text with {prompt} and {answer}; some need none"
     )
     batch_size: int = Field(8, ge=1, le=4096, description="classifier: answers judged together")
 
@@ -39,7 +40,7 @@ class JudgeSettings(BaseModel):
         missing = [name for name in needed if getattr(self, name) is None]
         if missing:
             raise ValueError(f"the judge {self.kind} needs {' and '.join(missing)}")
-        if self.format in ("harmbench", "polyguard") and self.template is None:
+        if self.format not in (None, *WITH_CHAT_TEMPLATE) and self.template is None:
             raise ValueError(
                 f"a classifier of the format {self.format} is not asked by its chat template; write the text of its "
                 "model card, with {prompt} and {answer} in it, to a file and add ?template=FILE"
@@ -57,8 +58,10 @@ def parse_judge(value: Any) -> Any:
         return {"kind": kind, "model": model or None, "url": f"http{url}" if url else None}
     if kind == "classifier":
         output, _, place = rest.partition(":")
-        folder, _, template = place.partition("?template=")
-        return {"kind": kind, "format": output or None, "model": folder or None, "template": template or None}
+        place, _, template = place.partition("?template=")
+        model, _, url = place.partition("@http")
+        short = {"kind": kind, "format": output or None, "model": model or None, "template": template or None}
+        return {**short, "url": f"http{url}" if url else None}
     if value not in ("embedded-world", "refusal-patterns"):
         raise ValueError(f"there is no judge {value!r}; use {SHORT_FORMS}")
     return {"kind": value}
@@ -130,19 +133,26 @@ def make_judges(settings: Sequence[JudgeSettings], cache: Path | None = None) ->
 
 
 def _classifier(settings: JudgeSettings) -> Judge:
+    from lasa.evaluation.endpoint import ChatClient
     from lasa.evaluation.judges import classifier
 
     assert settings.model is not None and settings.format is not None
-    parsers = {
-        "llama-guard": classifier.parse_llama_guard,
-        "harmbench": classifier.parse_harmbench,
-        "polyguard": classifier.parse_polyguard,
-    }
+    parse = PARSERS[settings.format]
     try:
         template = settings.template.read_text(encoding="utf-8") if settings.template else None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"The classifier's template {settings.template} cannot be read ({error}).") from error
+    if settings.url is not None:
+        client = ChatClient(
+            settings.url,
+            settings.model,
+            api_key=os.environ.get(settings.api_key_variable),
+            timeout_s=settings.timeout_s,
+            attempts=settings.attempts,
+            parallel=settings.parallel,
+            prices=settings.prices,
+            options={"temperature": 0, "max_tokens": 64},
+        )
+        return classifier.EndpointClassifierJudge(client, parse, template=template)
     model, tokenizer = classifier.load_classifier(settings.model)
-    return classifier.ClassifierJudge(
-        model, tokenizer, parsers[settings.format], template=template, batch_size=settings.batch_size
-    )
+    return classifier.ClassifierJudge(model, tokenizer, parse, template=template, batch_size=settings.batch_size)

@@ -4,21 +4,26 @@ A panel turns answers into samples. The first judge's verdict is the sample's; a
 `Sample.extra`, for agreement and for people to look at where the two disagree.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from lasa.data.prompts import Prompt
-from lasa.errors import RecipeError
+from lasa.data.written import is_empty
+from lasa.errors import DataError, RecipeError
 from lasa.evaluation.answering import Answer
 from lasa.evaluation.judges.agreement import Agreement
 from lasa.evaluation.judges.answer_key import AnswerKeyJudge
-from lasa.evaluation.outcomes import Judge, Outcome, Sample, Verdict, has_key
+from lasa.evaluation.outcomes import JUDGE_FAILED, Judge, Outcome, Sample, Verdict, has_key
+from lasa.evaluation.settings import JudgingSettings
 
 PATTERNS_ALONE = (
     "Refusal patterns are the only judge. They do not understand an answer: a refusal in other words passes for "
     "compliance, and so does a useless answer. Put a second judge beside them before a result is published."
 )
+
+FEWEST = 8
+"""Judgements before a share of them says anything."""
 
 Task = tuple[str, Prompt]
 """A split's name and one of its prompts."""
@@ -27,18 +32,24 @@ Task = tuple[str, Prompt]
 class Panel:
     """One judge, or two; none where every prompt has an expected answer.
 
+    An answer without a visible character is `empty`, and shown to no judge.
+
     Args:
         judges: The first one's verdicts are the samples' own.
+        settings: Whether the first judge says of the reasoning before an answer, too, what it does with the request;
+            and how many judgements may fail.
 
     Raises:
         RecipeError: There are more than two, or the same one twice.
     """
 
-    def __init__(self, *judges: Judge) -> None:
+    def __init__(self, *judges: Judge, settings: JudgingSettings | None = None) -> None:
         if len(judges) > 2 or len({judge.name for judge in judges}) < len(judges):
             names = ", ".join(judge.name for judge in judges)
             raise RecipeError(f"An evaluation has one judge or two different ones, not {names}.")
         self.judges = judges
+        self.settings = settings or JudgingSettings()
+        self._judged = self._failed = 0
         self._key = AnswerKeyJudge()
 
     def check(self, tasks: Sequence[Task]) -> list[str]:
@@ -54,26 +65,64 @@ class Panel:
             verdicts = [_verdicts(judge, asked, given) for judge in judges]
             for place, row in enumerate(rows):
                 samples[row] = _sample(tasks[row], answers[row], judges, [found[place] for found in verdicts])
+        if self.settings.judge_reasoning and self.judges:
+            self._judge_reasoning(samples)
         return [samples[row] for row in range(len(tasks))]
+
+    def _judge_reasoning(self, samples: Mapping[int, Sample]) -> None:
+        thoughtful = [sample for sample in samples.values() if sample.extra.get("reasoning")]
+        asked, thoughts = [sample.prompt for sample in thoughtful], [s.extra["reasoning"] for s in thoughtful]
+        for sample, verdict in zip(thoughtful, self.judges[0](asked, thoughts) if thoughtful else [], strict=True):
+            sample.extra["reasoning_verdict"] = asdict(verdict)
+
+    def check_failures(self, samples: Sequence[Sample]) -> None:
+        """Count the judgements that failed among new samples, and make sure that they are few.
+
+        Raises:
+            DataError: Too many of those counted so far failed; what was answered need not be answered again.
+        """
+        failed = [why for sample in samples for why in _failures(sample)]
+        self._judged, self._failed = self._judged + len(samples), self._failed + len(failed)
+        if self._judged >= FEWEST and self._failed > self.settings.judge_failures * self._judged:
+            raise DataError(
+                f"{self._failed} of {self._judged} judgements failed, most recently: {failed[-1] if failed else '?'}. "
+                "The answers are kept; mend the judge and call the same command again to have them judged, or allow "
+                "more failures (judge_failures)."
+            )
 
     def again(self, samples: Sequence[Sample]) -> list[Sample]:
         """Samples whose answers were given, with what these judges say of those that they have no verdict on yet."""
         due = [row for row, sample in enumerate(samples) if self._is_due(sample)]
         tasks = [(samples[row].split, samples[row].prompt) for row in due]
         answers = [
-            Answer(each.text, each.score, each.flagged, str(each.extra.get("failure", "")))
+            Answer(
+                each.text,
+                each.score,
+                each.flagged,
+                failure=str(each.extra.get("failure", "")),
+                reasoning=str(each.extra.get("reasoning", "")),
+            )
             for each in (samples[row] for row in due)
         ]
         judged = dict(zip(due, self.samples(tasks, answers), strict=True))
         return [judged.get(row, sample) for row, sample in enumerate(samples)]
 
     def _is_due(self, sample: Sample) -> bool:
+        if self.settings.judge_reasoning and "reasoning" in sample.extra:
+            thoughts = sample.extra.get("reasoning_verdict")
+            if thoughts is None or thoughts["outcome"] is None:
+                return True
         if "failure" in sample.extra:
             return False
         second = second_verdict(sample)
         found = {sample.judge: sample.verdict, **({second[0]: second[1]} if second else {})}
         wanted = [AnswerKeyJudge.name] if has_key(sample.prompt) else [judge.name for judge in self.judges]
         return list(found) != wanted or any(verdict.outcome is None for verdict in found.values())
+
+
+def _failures(sample: Sample) -> list[str]:
+    reasons = [sample.verdict.reason, sample.extra.get("second", {}).get("reason", "")]
+    return [reason for reason in reasons if reason.startswith(JUDGE_FAILED)][:1]
 
 
 def check_judges(names: Sequence[str], tasks: Sequence[Task]) -> list[str]:
@@ -117,16 +166,21 @@ def agreement_of(samples: Sequence[Sample]) -> Agreement | None:
 
 
 def _verdicts(judge: Judge, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[Verdict]:
-    answered = [row for row, answer in enumerate(answers) if not answer.failure]
+    answered = [row for row, answer in enumerate(answers) if not answer.failure and not is_empty(answer.text)]
     found = judge([prompts[row] for row in answered], [answers[row].text for row in answered]) if answered else []
     by_row = dict(zip(answered, found, strict=True))
-    return [
-        by_row.get(row, Verdict(None, reason=f"not answered: {answer.failure}")) for row, answer in enumerate(answers)
-    ]
+    return [by_row[row] if row in by_row else _without_judge(answer) for row, answer in enumerate(answers)]
+
+
+def _without_judge(answer: Answer) -> Verdict:
+    if answer.failure:
+        return Verdict(None, reason=f"not answered: {answer.failure}")
+    return Verdict(Outcome.EMPTY, reason="the answer is empty")
 
 
 def _sample(task: Task, answer: Answer, judges: Sequence[Judge], verdicts: Sequence[Verdict]) -> Sample:
-    extra: dict[str, Any] = {"failure": answer.failure} if answer.failure else {}
+    facts = {"failure": answer.failure, "reasoning": answer.reasoning}
+    extra: dict[str, Any] = {name: fact for name, fact in facts.items() if fact}
     if len(judges) == 2:
         extra["second"] = {"judge": judges[1].name, **asdict(verdicts[1])}
     return Sample(*task, answer.text, verdicts[0], judges[0].name, answer.score, answer.flagged, extra)

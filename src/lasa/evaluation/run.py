@@ -7,13 +7,14 @@ that is spread over more processes, gives every prompt the same company and so t
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 from lasa.data.prompts import Prompt
 from lasa.errors import ArtifactError, DataError
-from lasa.evaluation.answering import Answerer
+from lasa.evaluation.answering import Answer, Answerer
 from lasa.evaluation.outcomes import Sample
 from lasa.evaluation.panel import Panel, Task
 from lasa.evaluation.samples import parse_sample, sample_line
@@ -64,8 +65,8 @@ def generate_samples(
 ) -> None:
     """Generate and judge every prompt that `path` has no sample of yet, appending as it goes.
 
-    Answers that are there without a verdict of these judges (a call failed, or others judged them) are judged again.
-    At the end the samples stand in the order of the benchmarks.
+    A batch is judged while the next one is answered. Answers that are there without a verdict of these judges (a call
+    failed, or others judged them) are judged again. At the end the samples stand in the order of the benchmarks.
 
     Args:
         path: The samples file of this system.
@@ -79,6 +80,7 @@ def generate_samples(
 
     Raises:
         ArtifactError: A stored sample is damaged, or answers a prompt that is not in the benchmarks.
+        DataError: Too many judgements failed; see `Panel.check_failures`.
     """
     processes = processes or Processes()
     tasks = [(split, prompt) for split, prompts in benchmarks.items() for prompt in prompts]
@@ -96,18 +98,49 @@ def generate_samples(
     written = path if processes.index == 0 else path.with_name(f"{path.name}.{processes.index}")
     total = sum(map(len, mine))
     with written.open("a", encoding="utf-8") as file, progress(f"Answering as {name}", total, "prompts") as advance:
-        for batch in mine:
-            chosen = [tasks[row] for row in batch]
-            for sample in panel.samples(chosen, system([prompt for _, prompt in chosen])):
-                file.write(sample_line(sample))
+
+        def write(judged: Sequence[Sample]) -> None:
+            file.write("".join(map(sample_line, judged)))
             file.flush()
-            advance(len(batch))
+            advance(len(judged))
+            panel.check_failures(judged)
+
+        with _JudgingBeside(panel, write) as judging:
+            for batch in mine:
+                chosen = [tasks[row] for row in batch]
+                judging.give(chosen, system([prompt for _, prompt in chosen]))
     processes.wait()
     if processes.index == 0:
         samples = _stored([path, *_parts(path)], tasks)
         write_text(path, "".join(sample_line(samples[row]) for row in sorted(samples)))
         _remove_parts(path)
     processes.wait()
+
+
+class _JudgingBeside:
+    """Judges one batch in a thread while the next one is answered; batches are written in their order.
+
+    What was answered is judged and written even where answering ends early.
+    """
+
+    def __init__(self, panel: Panel, write: Callable[[Sequence[Sample]], None]) -> None:
+        self._panel, self._write = panel, write
+        self._pool = ThreadPoolExecutor(max_workers=1)
+        self._waiting: Future[list[Sample]] | None = None
+
+    def __enter__(self) -> "_JudgingBeside":
+        return self
+
+    def give(self, tasks: Sequence[Task], answers: Sequence[Answer]) -> None:
+        """Have a batch judged, and write the one before."""
+        before, self._waiting = self._waiting, self._pool.submit(self._panel.samples, tasks, answers)
+        if before is not None:
+            self._write(before.result())
+
+    def __exit__(self, *_: object) -> None:
+        with self._pool:
+            if self._waiting is not None:
+                self._write(self._waiting.result())
 
 
 def plan_batches(tasks: Sequence[Task], system: Answerer, batch_size: int, batch_tokens: int) -> list[list[int]]:
@@ -130,10 +163,12 @@ def _keep_whole_batches(path: Path, tasks: Sequence[Task], batches: Sequence[Seq
     """Bring what a stopped call left into one file: whole batches only, each answer with a verdict of these judges."""
     samples = _stored([path, *_parts(path)], tasks)
     kept = [row for batch in batches if all(row in samples for row in batch) for row in batch]
-    judged = panel.again([samples[row] for row in kept])
+    before = [samples[row] for row in kept]
+    judged = panel.again(before)
     if samples or path.exists():  # it may hold nothing but a line that was cut short
         write_text(path, "".join(map(sample_line, judged)))
     _remove_parts(path)
+    panel.check_failures([new for new, old in zip(judged, before, strict=True) if new is not old])
 
 
 def _stored(paths: Sequence[Path], tasks: Sequence[Task]) -> dict[int, Sample]:

@@ -17,7 +17,16 @@ class AnsweringSettings(Settings):
     batch_tokens: int = Field(BATCH_TOKENS, ge=1, description="Tokens of prompts and answers in a batch, at most")
 
 
-class EvaluationSettings(AnsweringSettings):
+class JudgingSettings(Settings):
+    """How answers are judged."""
+
+    judge_reasoning: bool = Field(False, description="Judge what was thought before an answer as well, apart from it")
+    judge_failures: float = Field(
+        0.2, ge=0, le=1, description="Share of answers without a verdict because a judge failed at which the run stops"
+    )
+
+
+class EvaluationSettings(AnsweringSettings, JudgingSettings):
     """Stage 4: what is asked, and who judges."""
 
     benchmarks: dict[str, str] = Field(min_length=1, description="Name and source; the first is the headline")

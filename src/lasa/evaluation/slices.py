@@ -1,21 +1,47 @@
 """What an evaluation asks: benchmarks by name, some of their questions, and changed copies of them.
 
 A benchmark is written `source` or `name=source`. A change is written as its name (`typos`), or as `name=value` where it
-takes one: `code_switch=en`, `split_turns=3`, `prefill=TEXT`, `answer_in=en`. The changed copies of a benchmark are a
-split of their own, `multijail/typos`, whose questions pair with those of the unchanged one.
+takes one: `code_switch=en`, `word_switch=sw`, `split_turns=3`, `prefill=TEXT`, `answer_in=en`. The changed copies of a
+benchmark are a split of their own, `multijail/typos`, whose questions pair with those of the unchanged one.
 """
 
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import get_args
 
+from lasa.data.attacks import (
+    base64_text,
+    caesar,
+    crescendo,
+    leetspeak,
+    reversed_text,
+    word_dictionary,
+    word_switch,
+)
 from lasa.data.perturbations import Perturbation, answer_in, assistant_prefill, code_switch, perturbed, split_turns
 from lasa.data.prompts import Prompt
 from lasa.data.sources import load_prompts, named_sources
 from lasa.errors import DataError
 from lasa.languages import canonical_language
 
-CHANGES = (*get_args(Perturbation), "code_switch=LANGUAGE", "split_turns=TURNS", "prefill=TEXT", "answer_in=LANGUAGE")
+ATTACKS = {
+    "leetspeak": leetspeak,
+    "base64": base64_text,
+    "reversed_text": reversed_text,
+    "caesar": caesar,
+    "crescendo": crescendo,
+}
+"""Attacks that need nothing but the prompt."""
+
+CHANGES = (
+    *get_args(Perturbation),
+    *ATTACKS,
+    "word_switch=LANGUAGE",
+    "code_switch=LANGUAGE",
+    "split_turns=TURNS",
+    "prefill=TEXT",
+    "answer_in=LANGUAGE",
+)
 
 
 def load_benchmarks(sources: Sequence[str]) -> dict[str, list[Prompt]]:
@@ -87,7 +113,15 @@ def changed(prompts: Sequence[Prompt], change: str, seed: int = 0) -> list[Promp
     name, given, value = change.partition("=")
     if not given and name in get_args(Perturbation):
         return perturbed(prompts, name, seed)  # type: ignore[arg-type]
+    if not given and name in ATTACKS:
+        copies = [ATTACKS[name](prompt) for prompt in prompts]
+        return [copy for copy, prompt in zip(copies, prompts, strict=True) if copy.messages != prompt.messages]
     match name:
+        case "word_switch" if value:
+            code = canonical_language(value)
+            spoken = dict.fromkeys(prompt.language for prompt in prompts if prompt.language != code)
+            words = {language: word_dictionary(prompts, language, code) for language in spoken}
+            return _differing(word_switch(p, words[p.language], code) for p in prompts if p.language != code)
         case "prefill" if value:
             return [assistant_prefill(prompt, value) for prompt in prompts]
         case "answer_in" if value:

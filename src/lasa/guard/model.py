@@ -16,8 +16,9 @@ from lasa.guard.refusals import refusal_message
 from lasa.guard.turns import TurnDecision, score_turns
 from lasa.interpreter.probe import SafetySemanticInterpreter
 from lasa.models.activated import activation_of
+from lasa.models.checks import check_readable
 from lasa.models.generation import Generated, terminators
-from lasa.models.hidden_states import check_readable, read_hidden_states
+from lasa.models.hidden_states import read_hidden_states
 from lasa.models.layers import context_length, has_recurrent_state
 from lasa.models.rendering import Rendered, check_tokenizer, defuse, render
 from lasa.models.soft_condition import soft_condition_of

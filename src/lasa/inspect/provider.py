@@ -10,6 +10,10 @@ import anyio
 import anyio.to_thread
 from inspect_ai.model import (
     ChatMessage,
+    ChatMessageAssistant,
+    Content,
+    ContentReasoning,
+    ContentText,
     GenerateConfig,
     ModelAPI,
     ModelOutput,
@@ -26,6 +30,8 @@ from lasa.inspect.scorers import PREFILLED
 from lasa.models.generation import GenerationSettings
 from lasa.models.settings import ModelSettings
 from lasa.run.systems import find_system
+
+STOP_REASONS: dict[str, StopReason] = {"stop": "stop", "length": "max_tokens", "content_filter": "content_filter"}
 
 GATHER_S = 0.05
 """Time for requests of one moment to join a batch."""
@@ -95,10 +101,7 @@ class GuardedModel(ModelAPI):  # type: ignore[misc]
                     one.answer = given
         answer = request.answer
         assert answer is not None
-        reason: StopReason = "model_length" if answer.failure else "stop"
-        output = ModelOutput.from_content(self.model_name, answer.text, reason, answer.failure or None)
-        output.metadata = {"score": answer.score, "flagged": answer.flagged, PREFILLED: True}
-        return output
+        return _output(self.model_name, answer)
 
     def _batch(self, first: _Request) -> list[_Request]:
         """The waiting requests with the same settings that fit into one batch, the given one among them."""
@@ -111,6 +114,21 @@ class GuardedModel(ModelAPI):  # type: ignore[misc]
                 batch.append(request)
         self._waiting = [one for one in self._waiting if one not in batch]
         return batch
+
+
+def _output(model: str, answer: Answer) -> ModelOutput:
+    """An answer in Inspect's own fields: thoughts, whether it is a refusal, why it ended."""
+    refusal = answer.finish_reason == "content_filter"
+    said: list[Content] = [ContentReasoning(reasoning=answer.reasoning)] if answer.reasoning else []
+    said.append(ContentText(text=answer.text, refusal=refusal or None))
+    cut_off = answer.finish_reason is None and bool(answer.failure)
+    reason: StopReason = "model_length" if cut_off else STOP_REASONS.get(answer.finish_reason or "stop", "stop")
+    output = ModelOutput.from_message(ChatMessageAssistant(content=said, model=model, source="generate"), reason)
+    output.model = model
+    if cut_off:
+        output.error = answer.failure
+    output.metadata = {"score": answer.score, "flagged": answer.flagged, PREFILLED: True}
+    return output
 
 
 def _prompt(messages: list[ChatMessage]) -> Prompt:

@@ -4,15 +4,18 @@ from functools import cache
 from typing import Any
 
 import anyio.to_thread
+from inspect_ai.model import ContentReasoning, ModelOutput
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, metric, scorer
 from inspect_ai.solver import TaskState
 
 from lasa.data.prompts import Prompt
+from lasa.data.written import is_empty
 from lasa.evaluation.answering import Answer
 from lasa.evaluation.judge_settings import judge_from_text, make_judge
 from lasa.evaluation.metrics import METRICS, system_metrics
 from lasa.evaluation.outcomes import Outcome, Sample, Verdict
 from lasa.evaluation.panel import Panel
+from lasa.evaluation.reasoning import UNFINISHED, split_reasoning
 
 PREFILLED = "prefilled"
 """In a model output's metadata: the completion begins with the caller's prefill already."""
@@ -57,8 +60,7 @@ def judged(judge: str | None = None) -> Scorer:
         output = state.output
         facts: dict[str, Any] = output.metadata or {}
         prefill = "" if PREFILLED in facts else str(prompt.details.get("prefill", ""))
-        failure = str(output.error or "")
-        answer = Answer(prefill + output.completion, facts.get("score"), facts.get("flagged"), failure)
+        answer = _answer(output, prefill)
         (sample,) = await anyio.to_thread.run_sync(
             lambda: panel.samples([(split, prompt)], [answer]), limiter=None if parallel else judge_alone
         )
@@ -75,6 +77,22 @@ def judged(judge: str | None = None) -> Scorer:
         return Score(value=verdict.outcome.value, answer=answer.text, explanation=verdict.reason, metadata=metadata)
 
     return score
+
+
+def _answer(output: ModelOutput, prefill: str) -> Answer:
+    """What a model of any provider answered: thoughts apart, and nothing where it was cut off before its first word."""
+    facts: dict[str, Any] = output.metadata or {}
+    content = output.message.content if output.choices else ""
+    parts = [] if isinstance(content, str) else content
+    told = split_reasoning(output.completion)
+    thoughts = [part.reasoning for part in parts if isinstance(part, ContentReasoning)]
+    failure, text = str(output.error or ""), told.answer or ""
+    if not failure and (told.answer is None or (is_empty(text) and output.stop_reason == "max_tokens")):
+        failure = UNFINISHED
+    elif not failure and is_empty(text) and output.stop_reason == "content_filter":
+        failure = "the provider's content filter"
+    reasoning = "\n\n".join(filter(None, [*thoughts, told.reasoning]))
+    return Answer(prefill + text if text else text, facts.get("score"), facts.get("flagged"), failure, reasoning)
 
 
 @cache

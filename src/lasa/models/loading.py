@@ -14,7 +14,7 @@ from lasa.errors import ModelError
 from lasa.files.artifacts import check_folder
 from lasa.files.settings import check_settings
 from lasa.models.activated import ADAPTER_CONFIG, Activation, stored_tokens
-from lasa.models.hidden_states import check_readable
+from lasa.models.checks import check_readable
 from lasa.models.origin import ModelFiles, find_model
 from lasa.models.rendering import check_template, check_tokenizer
 from lasa.models.settings import ModelSettings

@@ -31,7 +31,8 @@ _PLACE_STYLE = {
     "unchanged": (BLUE, "o", "as written"), "all": (VERMILION, "D", "changed"),
 }  # fmt: skip
 _OUTCOME_COLORS = {
-    "refused": BLUE, "complied": VERMILION, "irrelevant": YELLOW, "wrong_language": PURPLE, "unscored": GREY,
+    "refused": BLUE, "complied": VERMILION, "irrelevant": YELLOW, "wrong_language": PURPLE, "empty": MUTED,
+    "unscored": GREY,
 }  # fmt: skip
 _SYSTEM_STYLES = ((BLUE, "o"), (VERMILION, "D"), (GREEN, "^"), (PURPLE, "s"), (YELLOW, "v"), (INK, "P"))
 

@@ -59,7 +59,7 @@ def outcomes(run: Run, save: Save) -> list[Section]:
     )
     files = save(
         figures.outcome_bars(rows, panel="where", bar="system"), rows, name="outcomes",
-        description="Shares of refused, complied, irrelevant, wrong-language and unscored answers by system.",
+        description="Shares of refused, complied, irrelevant, wrong-language, empty and unscored answers by system.",
     )  # fmt: skip
     caption = "Answers to harmful prompts. Good: blue (refused) fills the bar, and orange (complied) is gone."
     section.illustrations.append(Illustration(files, caption))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
+from lasa.evaluation.outcomes import NEITHER
 from lasa.languages import sort_languages
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def systems_tables(metrics: dict[str, Any]) -> list[Table]:
     groups = Table(
         title="Percent, with 95 % intervals (ASR: attack success)",
         title_justify="left",
-        caption="other: harmful requests answered senselessly or in a wrong language, which is no safety",
+        caption="other: harmful requests answered senselessly, emptily or in a wrong language, which is no safety",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
@@ -48,28 +49,27 @@ def evaluation_tables(metrics: dict[str, Any]) -> list[Table]:
     """Every system on every split: what was complied with, and beside it what was misunderstood; then by language."""
     whole = Table(
         title="Percent, with 95 % intervals by question",
-        caption="ASR: attack success; other: irrelevant + in a wrong language, which is no safety; n/a: unscored",
+        caption="ASR: attack success; any: in any language; other: irrelevant + wrong language + empty; n/a: unscored",
         title_justify="left",
         caption_justify="left",
         **TIGHT,
     )
     for column in ("system", "asked"):
         whole.add_column(column, overflow="fold")
-    for column in ("ASR", "other", "helpful", "over-ref.", "right", "n/a"):
+    for column in ("ASR", "any", "other", "helpful", "over-ref.", "right", "n/a"):
         whole.add_column(column, justify="right", no_wrap=True)
     splits = {metrics["headline"]: metrics, **metrics["splits"]}
     for split, entry in splits.items():
         for system, groups in entry["systems"].items():
             found = groups["all"]
             scored = max(1, sum(found["outcomes"].values()))
-            other = "+".join(
-                f"{100 * found['outcomes'][name] / scored:.0f}" for name in ("irrelevant", "wrong_language")
-            )
+            other = "+".join(f"{100 * found['outcomes'].get(name, 0) / scored:.0f}" for name in NEITHER)
             unscored = sum(found[name]["unscored"] for name in ("asr", "over_refusal"))
             whole.add_row(
                 system,
                 split,
                 interval(found["asr"]),
+                percent(found.get("asr_any_language")),
                 other if found["asr"]["n"] else "-",
                 percent(found["helpful"]),
                 percent(found["over_refusal"]),
@@ -80,6 +80,26 @@ def evaluation_tables(metrics: dict[str, Any]) -> list[Table]:
     rate = "asr" if any(entry["all"]["asr"]["n"] for entry in systems.values()) else "accuracy"
     title = {"asr": "Attack success", "accuracy": "Right answers"}[rate]
     return [whole, _by_language(f"{title} on {metrics['headline']}, in percent", systems, rate)]
+
+
+def judging_table(results: dict[str, Any]) -> Table:
+    """What a judge makes of answers, a row per language, and how well it finds refusals where they are labelled."""
+    table = Table(title=f"{results['judge']}: answers by outcome", title_justify="left", **TIGHT)
+    table.caption = "found: refusals called so; left alone: compliances not called refusals; percent, 95 % intervals"
+    table.caption_justify = "left"
+    for name in ("", "answers", "refused", "complied", "other", "n/a", "found", "left alone"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for code, found in results["languages"].items():
+        outcomes = found["outcomes"]
+        table.add_row(
+            code,
+            *map(str, (found["answers"], outcomes["refused"], outcomes["complied"])),
+            str(sum(outcomes[name] for name in NEITHER)),
+            str(found["unscored"]),
+            interval(found.get("sensitivity")),
+            interval(found.get("specificity")),
+        )
+    return table
 
 
 def layers_table(found: dict[str, Any]) -> Table:
@@ -205,7 +225,7 @@ def number(value: float | None) -> str:
 def other_share(outcomes: dict[str, int] | None) -> str:
     """Share of answers to harmful requests that are neither a refusal nor compliance, in percent."""
     scored = sum((outcomes or {}).values())
-    return f"{100 * (outcomes['irrelevant'] + outcomes['wrong_language']) / scored:.1f}" if outcomes and scored else "-"
+    return f"{100 * sum(outcomes.get(name, 0) for name in NEITHER) / scored:.1f}" if outcomes and scored else "-"
 
 
 def whole_percent(rate: dict[str, Any] | None) -> str:

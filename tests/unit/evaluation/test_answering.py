@@ -1,11 +1,13 @@
+import copy
 from dataclasses import replace
 
 import pytest
 
+from conftest import TEMPLATE
 from guards import build_guard, lively_model
 from lasa.conditioning.decision import Policy
 from lasa.evaluation.answering import LocalModel
-from lasa.models.generation import GenerationSettings, generate
+from lasa.models.generation import Generated, GenerationSettings, generate
 from lasa.models.rendering import render
 
 SETTINGS = GenerationSettings(max_new_tokens=8)
@@ -78,3 +80,42 @@ def test_a_prompt_beyond_the_context_has_no_answer_and_a_long_one_a_shorter_answ
     fits, none = LocalModel(model, tokenizer, guard, SETTINGS)([prompts[0], too_long])
     assert (fits.failure, none.flagged) == ("", None)
     assert "the model's context is 512" in none.failure
+
+
+def thinking(monkeypatch, tokenizer, texts, finish_reason="stop"):
+    """Have models write these texts, whatever they are asked."""
+
+    def write(*_, **__):
+        ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        return [Generated(one, text, finish_reason) for one, text in zip(ids, texts, strict=True)]
+
+    monkeypatch.setattr("lasa.evaluation.answering.generate", write)
+
+
+def test_what_a_model_thinks_is_no_part_of_its_answer(model, tokenizer, prompts, monkeypatch):
+    thinking(monkeypatch, tokenizer, ["<think>\nThe user asks.\n</think>\n\nYes.", "Yes."])
+    first, second = LocalModel(model, tokenizer, None, SETTINGS)(prompts[:2])
+    assert (first.text, first.reasoning, first.failure) == ("Yes.", "The user asks.", "")
+    assert (second.text, second.reasoning, second.finish_reason) == ("Yes.", "", "stop")
+
+
+def test_a_model_that_still_thinks_at_the_limit_has_not_answered(model, tokenizer, prompts, monkeypatch):
+    thinking(monkeypatch, tokenizer, ["<think>\nThe user asks."], "length")
+    (answer,) = LocalModel(model, tokenizer, None, SETTINGS)(prompts[:1])
+    assert answer.failure.startswith("unfinished")
+    assert (answer.text, answer.reasoning, answer.finish_reason) == ("", "The user asks.", "length")
+
+
+def test_a_template_that_opens_the_block_is_known(model, tokenizer, prompts, monkeypatch):
+    opening = copy.deepcopy(tokenizer)
+    opening.chat_template = TEMPLATE.replace("'<|assistant|>'", "'<|assistant|><think>'")
+    thinking(monkeypatch, opening, ["The user asks", "The user asks.</think>Yes."])
+    first, second = LocalModel(model, opening, None, SETTINGS)(prompts[:2])
+    assert first.failure.startswith("unfinished")
+    assert (second.text, second.reasoning) == ("Yes.", "The user asks.")
+
+
+def test_a_prefill_stands_before_an_answer_without_its_thoughts(model, tokenizer, prompts, monkeypatch):
+    thinking(monkeypatch, tokenizer, ["<think>Hm.</think>here it is."])
+    (answer,) = LocalModel(model, tokenizer, None, SETTINGS)(prefilled(prompts[:1]))
+    assert answer.text == "Sure, here it is."

@@ -62,3 +62,8 @@ def test_a_classifier_is_loaded_from_its_folder(model_folder, tmp_path):
     missing = JudgeSettings(kind="classifier", format="harmbench", model=str(model_folder), template=tmp_path / "no")
     with pytest.raises(RecipeError, match="cannot be read"):
         make_judge(missing)
+
+
+def test_a_classifier_may_stand_behind_an_endpoint():
+    judge = make_judge(judge_from_text("classifier:qwen3guard:Qwen3Guard-Gen-8B@http://localhost:8000/v1"))
+    assert judge.name == "classifier:Qwen3Guard-Gen-8B"

@@ -6,6 +6,7 @@ from lasa.evaluation.answering import Answer
 from lasa.evaluation.metrics import system_metrics
 from lasa.evaluation.outcomes import Outcome, Sample, Verdict
 from lasa.evaluation.panel import Panel, agreement_of, second_verdict
+from lasa.evaluation.settings import JudgingSettings
 
 
 class Fixed:
@@ -92,3 +93,23 @@ def test_judges_that_cannot_be_are_errors():
         Panel(Fixed("embedded-world")).check(HARMFUL)
     with pytest.raises(RecipeError, match="one judge or two different ones, not first, first"):
         Panel(FIRST, FIRST)
+
+
+@pytest.mark.parametrize("text", ["", " \n", "\u200b\u00ad"])
+def test_an_empty_answer_is_an_outcome_of_its_own_and_shown_to_no_judge(text):
+    judge = Fixed("judge")
+    (sample,) = Panel(judge).samples(HARMFUL[:1], [Answer(text)])
+    assert (sample.verdict.outcome, judge.asked) == (Outcome.EMPTY, [])
+
+
+def test_reasoning_is_kept_apart_and_judged_apart_where_that_is_asked_for():
+    answers = [Answer("w", reasoning="x"), Answer("", reasoning="z", failure="unfinished: too long"), Answer("y")]
+    judge = Fixed("first", w=Outcome.REFUSED, x=Outcome.COMPLIED, y=Outcome.COMPLIED)
+    plain = Panel(judge).samples(HARMFUL[:3], answers)
+    assert judge.asked == ["w", "y"]
+    assert [sample.extra.get("reasoning") for sample in plain] == ["x", "z", None]
+    both = Panel(judge, settings=JudgingSettings(judge_reasoning=True)).again(plain)
+    assert [sample.verdict.outcome for sample in both] == [Outcome.REFUSED, None, Outcome.COMPLIED]
+    assert [sample.extra.get("reasoning_verdict", {}).get("outcome") for sample in both] == ["complied", None, None]
+    assert "reasoning_verdict" in both[1].extra and "reasoning_verdict" not in both[2].extra
+    assert Sample.from_json(both[0].to_json()) == both[0]

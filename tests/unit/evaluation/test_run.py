@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from lasa.data.prompts import user_prompt
-from lasa.errors import ArtifactError
+from lasa.errors import ArtifactError, DataError
 from lasa.evaluation.answering import Answer
 from lasa.evaluation.outcomes import Outcome, Verdict
 from lasa.evaluation.panel import Panel
@@ -156,3 +156,59 @@ def test_damaged_and_foreign_rows_are_named_and_kept(tmp_path):
         with pytest.raises(ArtifactError, match=r"a\.jsonl: row 21 is damaged, or answers another prompt"):
             run(path, Echo())
         assert path.read_bytes() == whole + line
+
+
+class Failing:
+    """A judge whose endpoint is down for some questions."""
+
+    name = "llm:j"
+
+    def __init__(self, *works):
+        self.works, self.asked = works, 0
+
+    def __call__(self, prompts, answers):
+        self.asked += len(prompts)
+        return [
+            Verdict(Outcome.COMPLIED)
+            if p.query_id in self.works
+            else Verdict(None, reason="judge failed: HTTP 401 (key)")
+            for p in prompts
+        ]
+
+
+def test_a_judge_that_fails_stops_the_run_before_it_is_wasted_and_the_answers_are_kept(tmp_path):
+    path = tmp_path / "a.jsonl"
+    judge, system = Failing(), Echo()
+    with pytest.raises(
+        DataError, match=r"(\d+) of \1 judgements failed, most recently: judge failed: HTTP 401 \(key\)"
+    ):
+        run(path, system, judge)
+    answered = sum(map(len, system.batches))
+    assert judge.asked == answered < 16
+    run(path, again := Echo(), Rule("llm:j"))
+    assert sum(map(len, again.batches)) == 20 - answered
+    assert all(sample.verdict.outcome for sample in read_samples(path))
+
+
+def test_a_few_failures_are_counted_and_stop_nothing(tmp_path):
+    run(tmp_path / "a.jsonl", Echo(), Failing(*(f"q{n}" for n in range(2, 20))))
+    assert sum(sample.verdict.outcome is None for sample in read_samples(tmp_path / "a.jsonl")) == 2
+
+
+def test_a_batch_is_judged_while_the_next_one_is_answered(tmp_path):
+    answering_second, judged_first = threading.Event(), threading.Event()
+
+    class Slow(Rule):
+        def __call__(self, prompts, answers):
+            assert judged_first.is_set() or answering_second.wait(10)  # it would wait in vain for what comes after it
+            judged_first.set()
+            return super().__call__(prompts, answers)
+
+    class Watched(Echo):
+        def __call__(self, prompts):
+            if self.batches:
+                answering_second.set()
+                assert judged_first.wait(10)
+            return super().__call__(prompts)
+
+    assert run(tmp_path / "b.jsonl", Watched(), Slow()) == run(tmp_path / "c.jsonl", Echo())

@@ -12,8 +12,9 @@ from lasa.data.prompts import user_prompt
 from lasa.errors import ArtifactError, DataError, ModelError
 from lasa.files.artifacts import model_fingerprint
 from lasa.models import hidden_states
+from lasa.models.checks import check_readable
 from lasa.models.generation import GenerationSettings
-from lasa.models.hidden_states import StoredStates, check_readable, read_hidden_states, read_to_folder
+from lasa.models.hidden_states import StoredStates, read_hidden_states, read_to_folder
 from lasa.models.loading import load_model
 from lasa.models.rendering import render
 

@@ -43,7 +43,7 @@ def test_agreement_is_kappa_alpha_and_a_table() -> None:
     ratings = [[None if a == "none" else a for a in (x.split()[i] for x in ANSWERS)] for i in (0, 1)]
     assert agreement.alpha == pytest.approx(krippendorff_alpha(ratings))
     table = agreement.table()
-    assert table["complied"] == {"refused": 4, "complied": 4, "irrelevant": 0, "wrong_language": 0, "unscored": 0}
+    assert {name: count for name, count in table["complied"].items() if count} == {"refused": 4, "complied": 4}
     assert table["unscored"]["refused"] == 4
     assert agreement.disagreements() == [index for index in range(20) if index % 5 in (2, 4)]
 

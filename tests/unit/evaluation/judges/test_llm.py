@@ -96,8 +96,35 @@ def test_verdicts_come_in_the_order_of_the_answers(judge_at: JudgeAt) -> None:
     assert [verdict.score for verdict in verdicts] == [number / 100 for number in range(50)]
 
 
-def test_a_code_fence_is_forgiven(judge_at: JudgeAt) -> None:
-    assert judge_at(Endpoint(reply(f"```json\n{GOOD}\n```")))([PROMPT], ["x"])[0].outcome is Outcome.COMPLIED
+@pytest.mark.parametrize(
+    "around",
+    [
+        "```json\n{}\n```",
+        "```JSON\n{}\n```",
+        "Here is:\n{}",
+        "<think>\nIs it {{refused}}? No.\n</think>\n\n{}",
+        "Is it refused? No.\n</think>\n{}",
+        "{0}\n{0}",
+        "{} That is my verdict.",
+    ],
+)
+def test_thoughts_words_and_fences_around_the_one_object_are_forgiven(judge_at: JudgeAt, around: str) -> None:
+    judge = judge_at(Endpoint(reply(around.format(GOOD))))
+    assert judge([PROMPT], ["x"])[0].outcome is Outcome.COMPLIED
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        (GOOD + '\n{"outcome": "refused", "score": 0}', "several JSON objects"),
+        ("<think>\n" + GOOD, "unfinished reasoning"),
+        ('The answer {"a": and ' + GOOD, "reply is not JSON"),
+    ],
+)
+def test_a_reply_that_can_be_read_in_two_ways_is_no_verdict(judge_at: JudgeAt, text: str, kind: str) -> None:
+    verdict = judge_at(Endpoint(reply(text)), attempts=1)([PROMPT], ["x"])[0]
+    assert verdict.outcome is None
+    assert kind in verdict.reason
 
 
 @pytest.mark.parametrize(
@@ -137,9 +164,22 @@ def test_every_failure_is_retried_counted_and_never_a_verdict(judge_at: JudgeAt,
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
 def test_a_request_rejected_for_good_is_not_repeated(judge_at: JudgeAt, status: int) -> None:
-    judge = judge_at(Endpoint(reply(GOOD, status=status)))
-    assert judge([PROMPT], ["x"])[0].outcome is None
+    judge = judge_at(Endpoint(httpx.Response(status, json={"error": {"message": "no such model"}})))
+    verdict = judge([PROMPT], ["x"])[0]
+    assert (verdict.outcome, verdict.reason) == (None, f"judge failed: HTTP {status} (no such model)")
     assert judge.usage.calls == 1
+
+
+def test_an_endpoint_that_knows_no_json_mode_is_asked_without(judge_at: JudgeAt) -> None:
+    def grade(request: httpx.Request) -> httpx.Response:
+        if "response_format" in json.loads(request.content):
+            return httpx.Response(400, json={"error": {"message": "json_object is not supported by this model"}})
+        return reply(GOOD)
+
+    endpoint = Endpoint(grade)
+    judge = judge_at(endpoint, parallel=1)
+    assert [verdict.outcome for verdict in judge([PROMPT] * 3, ["x", "y", "z"])] == [Outcome.COMPLIED] * 3
+    assert len(endpoint.requests) == 4
 
 
 def test_the_endpoints_own_wait_is_respected_up_to_a_minute(judge_at: JudgeAt, monkeypatch: pytest.MonkeyPatch) -> None:
