@@ -201,7 +201,7 @@ def _rows(
         def interpret(prompts: Sequence[Prompt]) -> list[bool]:
             probe = _required(interpreter, "the signal 'interpreter'")
             scores = probe.probability(_read(model, tokenizer, probe, prompts)).tolist()
-            decided = [decide(probe.config, Policy(), s, p.language) for s, p in zip(scores, prompts, strict=True)]
+            decided = [decide(probe.config, Policy(), s, [p.language]) for s, p in zip(scores, prompts, strict=True)]
             return [decision.action == "condition" for decision in decided]
 
         flags = decisions(preferences, system.signal, interpret, seed)

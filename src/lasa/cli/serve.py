@@ -10,6 +10,7 @@ from lasa.models.settings import ModelSettings
 from lasa.serving.settings import ServerSettings
 
 Action = Literal["condition", "refuse", "log", "off"]
+Uncovered = Literal["as_scored", "refuse", "log", "answer"]
 Engine = Literal["lasa", "vllm"]
 LASA_ONLY = ("max_tokens", "max_queue", "timeout", "max_body", "log_prompts")
 """Options that vLLM's server does not have."""
@@ -35,6 +36,7 @@ def serve(
     api_key: str | None = typer.Option(None, envvar="LASA_API_KEY", help="Key that clients must give."),
     harmful: Action = typer.Option("condition", help="Action for harmful conversations."),
     controversial: Action = typer.Option("condition", help="Action for the controversial band."),
+    uncovered: Uncovered = typer.Option("as_scored", help="Action in languages that are certified not to be covered."),
     reread_every: int = typer.Option(0, min=0, help="Read answers again after every so many tokens; 0: never."),
     engine: Engine = typer.Option("lasa", help="lasa: this machine's model; vllm: vLLM with the plugin lasa-vllm."),
     vllm_arguments: list[str] = typer.Argument(None, help="After --: further arguments of `vllm serve`."),
@@ -47,7 +49,7 @@ def serve(
 
     if host not in ("127.0.0.1", "localhost", "::1") and not api_key:
         typer.echo(f"Warning: {host} may be reached from other machines, and no API key is set.", err=True)
-    policy = Policy(harmful, controversial, reread_every=reread_every)
+    policy = Policy(harmful, controversial, reread_every=reread_every, uncovered=uncovered)
     served = server.model_name or (
         f"{choice.run.resolve().name}-{choice.system}" if choice.run else Path(model.path).name
     )
@@ -86,6 +88,12 @@ def serve(
 
     quiet_libraries()
     guard = found.guard(policy, force=force)
+    graded = guard.interpreter.config.coverage
+    open_languages = [code for code, grade in graded.items() if grade == "not covered"]
+    if open_languages:
+        typer.echo(
+            f"Warning: the guard is certified not to hold in {', '.join(open_languages)} ({uncovered}).", err=True
+        )
     app = create_app(guard, settings)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     logging.getLogger("lasa.serving").setLevel(logging.INFO)

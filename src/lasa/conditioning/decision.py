@@ -1,13 +1,15 @@
 """Score -> decision: the rule that training and inference share."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
 from lasa.conditioning.condition import DEFAULT_CONDITION
-from lasa.interpreter.probe import InterpreterConfig
+from lasa.interpreter.probe import Grade, InterpreterConfig
 
 Band = Literal["benign", "controversial", "harmful"]
 Action = Literal["condition", "refuse", "log", "off"]
+Uncovered = Literal["as_scored", "refuse", "log", "answer"]
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,15 @@ class Policy:
         reread_every: Score an answer again after every so many of its tokens, and replace it by a refusal once it
             is at or above the threshold; 0 never does. Answers that are conditioned already are left alone, and
             so are all where `harmful` is `log` or `off`.
+        uncovered: What to do with a prompt in a language in which the interpreter is certified not to hold: as its
+            score says, always refuse, only log, or answer whatever the score.
     """
 
     harmful: Action = "condition"
     controversial: Action = "condition"
     condition: str = DEFAULT_CONDITION
     reread_every: int = 0
+    uncovered: Uncovered = "as_scored"
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class Decision:
         band: Where the score lies.
         action: What is done.
         language: Language whose threshold was used, or None for the global one.
+        coverage: Grade of the prompt's language, the worst of several; None where it was not graded or is not known.
         layer: Layer the score was read at.
         position: Token position it was read at.
         reason: The comparison in words.
@@ -52,6 +58,7 @@ class Decision:
     layer: int
     position: str
     reason: str
+    coverage: Grade | None = None
 
     @property
     def flagged(self) -> bool:
@@ -59,7 +66,7 @@ class Decision:
         return self.band == "harmful"
 
 
-def decide(config: InterpreterConfig, policy: Policy, score: float, language: str | None = None) -> Decision:
+def decide(config: InterpreterConfig, policy: Policy, score: float, languages: Collection[str] = ()) -> Decision:
     """The decision on one prompt.
 
     A score that is not a number counts as harmful: the guard fails closed.
@@ -68,10 +75,13 @@ def decide(config: InterpreterConfig, policy: Policy, score: float, language: st
         config: The interpreter's config with its thresholds.
         policy: What to do with each band.
         score: Calibrated probability.
-        language: The prompt's language, where it is known and the interpreter has a threshold for it.
+        languages: The languages that the prompt is written in, where they are known. The strictest threshold of
+            them applies, so that a passage in another language never buys a laxer one; and the worst grade.
     """
-    own = language if language in config.language_thresholds else None
-    threshold = config.language_thresholds[own] if own else config.threshold
+    thresholds = {code: config.language_thresholds.get(code, config.threshold) for code in sorted(languages)}
+    strictest = min(thresholds, key=lambda code: thresholds[code], default=None)
+    own = strictest if strictest in config.language_thresholds else None
+    threshold = thresholds[strictest] if strictest is not None else config.threshold
     band: Band
     if not score < threshold:  # also when the score is not a number
         band, reason = "harmful", f"score {score:.4f} is at or above the threshold {threshold:.4f}"
@@ -84,5 +94,18 @@ def decide(config: InterpreterConfig, policy: Policy, score: float, language: st
         "controversial": policy.controversial,
         "benign": "off",
     }
+    action, grade = actions[band], _worst(config, languages)
+    if grade == "not covered" and policy.uncovered != "as_scored":
+        action = _IN_UNCOVERED[policy.uncovered]
+        reason += f"; in a language that is not covered the policy is {policy.uncovered!r}"
     point = config.read_point
-    return Decision(score, threshold, band, actions[band], own, point.layer, point.position, reason)
+    return Decision(score, threshold, band, action, own, point.layer, point.position, reason, grade)
+
+
+_IN_UNCOVERED: dict[Uncovered, Action] = {"refuse": "refuse", "log": "log", "answer": "off"}
+_GRADES: tuple[Grade, ...] = ("not covered", "partly", "covered")
+
+
+def _worst(config: InterpreterConfig, languages: Collection[str]) -> Grade | None:
+    graded = {config.coverage[code] for code in languages if code in config.coverage}
+    return min(graded, key=_GRADES.index, default=None)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 MIN_LETTERS = 3
 """Fewer letters than this say nothing about the language."""
 
+MIN_PASSAGE = 24
+"""Letters of a passage from which it counts as written in a language of its own."""
+
 MIN_LEAD = 1.5
 """lingua's confidence in its first choice over that in its second below which the language counts as unknown."""
 
@@ -48,6 +51,23 @@ def identify_language(text: str) -> str | None:
         return _latin_language(text)
     return _by_lingua(text, script)
 
+
+def identify_languages(text: str) -> set[str]:
+    """Every language that a text is written in, passage by passage; quotes or names are too short to count.
+
+    Raises:
+        LasaError: lingua is not installed.
+    """
+    passages = [passage for passage in _PASSAGE_ENDS.split(text) if _letters(passage) >= MIN_PASSAGE]
+    found = {identify_language(text), *map(identify_language, passages)}
+    return {code for code in found if code is not None}
+
+
+def _letters(text: str) -> int:
+    return sum(_LETTERS_PER_SIGN.get(script, 1) * len(p.findall(text.lower())) for script, p in _PATTERNS.items())
+
+
+_PASSAGE_ENDS = re.compile(r"(?<=[.!?;:。！？；：।۔؟])\s*|\n+")
 
 _SCRIPTS = {
     "latin": "a-zà-öø-ÿā-ɏḁ-ỿ",

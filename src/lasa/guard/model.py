@@ -9,7 +9,7 @@ from torch import nn
 
 from lasa.conditioning.condition import condition_ids
 from lasa.conditioning.decision import Decision, Policy, decide
-from lasa.data.language_id import identify_language
+from lasa.data.language_id import identify_language, identify_languages
 from lasa.data.prompts import Message, Prompt
 from lasa.errors import ArtifactError, DataError, GuardError, LasaError
 from lasa.guard.refusals import refusal_message
@@ -113,9 +113,8 @@ class GuardedModel:
         Raises:
             DataError: There is no user message, or the conversation cannot be rendered or is too long.
         """
-        if language is None and self.interpreter.config.language_thresholds:
-            language = self.language(messages)
-        return score_turns(self.model, self.tokenizer, self.interpreter, messages, self.policy, language)
+        languages = self.languages(messages, language)
+        return score_turns(self.model, self.tokenizer, self.interpreter, messages, self.policy, languages)
 
     def question(self, messages: Sequence[Message], language: str | None = None, prefill: str = "") -> Question:
         """Render a conversation and make sure that all of it can be read and answered.
@@ -161,9 +160,19 @@ class GuardedModel:
         """The user's language as identified from the last user message, or None."""
         text = next(m["content"] for m in reversed(messages) if m["role"] == "user")
         try:
-            return identify_language(text[:2000])
+            return identify_language(text)
         except LasaError:  # lingua is not installed
             return None
+
+    def languages(self, messages: Sequence[Message], known: str | None = None) -> set[str]:
+        """The languages that decide on thresholds and grade: as the caller says, else all that the user writes in."""
+        config = self.interpreter.config
+        if known is not None or not (config.language_thresholds or config.coverage):
+            return {known} if known else set()
+        try:
+            return identify_languages("\n".join(m["content"] for m in messages if m["role"] == "user"))
+        except LasaError:  # lingua is not installed
+            return set()
 
     def refusal(self, question: Question) -> Generated:
         """The fixed refusal in the user's language."""
@@ -173,13 +182,11 @@ class GuardedModel:
     def decision(self, question: Question, score: float, prefill_score: float | None = None) -> Decision:
         """The decision on a question's score; the caller's prefill, where it was read, can only make it stricter."""
         config = self.interpreter.config
-        language = question.language
-        if language is None and config.language_thresholds:
-            language = self.language(question.messages)
+        languages = self.languages(question.messages, question.language)
         if prefill_score is not None and not math.isnan(score) and not prefill_score <= score:
-            decision = decide(config, self.policy, prefill_score, language)
+            decision = decide(config, self.policy, prefill_score, languages)
             return replace(decision, reason=f"{decision.reason} (read with the caller's prefill)")
-        return decide(config, self.policy, score, language)
+        return decide(config, self.policy, score, languages)
 
     def _read(self, conversations: Sequence[tuple[Message, ...]]) -> list[float]:
         prompts = [Prompt(str(row), "en", messages) for row, messages in enumerate(conversations)]

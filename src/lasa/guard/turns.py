@@ -4,7 +4,7 @@ Each read sees what the model saw at that point: system prompt, history and tool
 chat template. A conversation that is longer than the model's context is an error, never cut.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +49,7 @@ def score_turns(
     interpreter: SafetySemanticInterpreter,
     messages: Sequence[Message],
     policy: Policy | None = None,
-    language: str | None = None,
+    languages: Collection[str] = (),
 ) -> list[TurnDecision]:
     """The interpreter's decision at every user turn and after every tool result, in order.
 
@@ -59,7 +59,7 @@ def score_turns(
         interpreter: The interpreter of its base.
         messages: The conversation.
         policy: What to do with each band of scores; the default policy if None.
-        language: The user's language where known.
+        languages: The user's languages where known.
 
     Raises:
         DataError: There is no user message, the chat template refuses the conversation, or it is too long.
@@ -67,11 +67,11 @@ def score_turns(
     points = [place for place in reading_points(messages) if any(m["role"] == "user" for m in messages[: place + 1])]
     if not points:
         raise DataError("The conversation has no user message to read at.")
-    prompts = [Prompt(f"message {place}", language or "en", tuple(messages[: place + 1])) for place in points]
+    prompts = [Prompt(f"message {place}", "en", tuple(messages[: place + 1])) for place in points]
     point = interpreter.config.read_point
     states = read_hidden_states(model, tokenizer, prompts, [point.layer], point.position)[:, 0]
     scores = interpreter.probability(states).tolist()
     return [
-        TurnDecision(place, decide(interpreter.config, policy or Policy(), score, language))
+        TurnDecision(place, decide(interpreter.config, policy or Policy(), score, languages))
         for place, score in zip(points, scores, strict=True)
     ]

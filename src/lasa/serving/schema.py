@@ -24,6 +24,9 @@ class DecisionRecord(BaseModel):
     layer: int
     position: str
     reason: str
+    coverage: Literal["covered", "partly", "not covered"] | None = Field(
+        None, description="Grade of the language; null: not graded, or not known."
+    )
     turns: list[TurnRecord] | None = None
 
 

@@ -81,10 +81,11 @@ def guard_arguments(system: System, policy: Policy, *, force: bool = False, runn
     Raises:
         GuardError: vLLM does not guard in this way.
     """
-    if (policy.harmful, policy.controversial, policy.reread_every) != ("condition", "condition", 0):
+    does = (policy.harmful, policy.controversial, policy.reread_every, policy.uncovered)
+    if does != ("condition", "condition", 0, "as_scored"):
         raise GuardError(
-            "In vLLM the guard conditions and does nothing else; --harmful, --controversial and "
-            "--reread-every keep their defaults there. Use --engine lasa for the others."
+            "In vLLM the guard conditions and does nothing else; --harmful, --controversial, "
+            "--reread-every and --uncovered keep their defaults there. Use --engine lasa for the others."
         )
     lasa = {"interpreter": str(system.interpreter_folder.resolve()), "condition": system.condition, "force": force}
     template = system.interpreter_folder / CHAT_TEMPLATE

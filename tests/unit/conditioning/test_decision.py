@@ -31,11 +31,40 @@ class TestDecide:
         assert [decide(self.BAND, policy, score).action for score in (0.9, 0.5, 0.1)] == ["refuse", "log", "off"]
 
     def test_a_languages_own_threshold_replaces_the_global_one(self):
-        swahili = decide(self.BAND, Policy(), 0.7, "sw")
+        swahili = decide(self.BAND, Policy(), 0.7, ["sw"])
         assert (swahili.band, swahili.threshold, swahili.language) == ("controversial", 0.8, "sw")
-        for language in ("en", None):
-            other = decide(self.BAND, Policy(), 0.7, language)
+        for languages in (["en"], []):
+            other = decide(self.BAND, Policy(), 0.7, languages)
             assert (other.band, other.threshold, other.language) == ("harmful", 0.6, None)
+
+    def test_of_several_languages_the_strictest_threshold_counts(self):
+        facts = config(threshold=0.6, language_thresholds={"sw": 0.8, "th": 0.3})
+        for languages, threshold, own in ((["sw", "th"], 0.3, "th"), (["sw", "en"], 0.6, None), (["sw"], 0.8, "sw")):
+            found = decide(facts, Policy(), 0.5, languages)
+            assert (found.threshold, found.language) == (threshold, own)
+
+    def test_the_worst_grade_of_its_languages_is_recorded(self):
+        facts = config(coverage={"it": "covered", "bn": "partly", "sw": "not covered"})
+        graded = [
+            decide(facts, Policy(), 0.1, one).coverage for one in (["it"], ["it", "bn"], ["bn", "sw"], ["fi"], [])
+        ]
+        assert graded == ["covered", "partly", "not covered", None, None]
+
+    @pytest.mark.parametrize(
+        ("uncovered", "actions"),
+        [
+            ("as_scored", ["condition", "off"]),
+            ("refuse", ["refuse", "refuse"]),
+            ("log", ["log", "log"]),
+            ("answer", ["off", "off"]),
+        ],
+    )
+    def test_in_a_language_that_is_not_covered_the_policy_decides(self, uncovered, actions):
+        facts = config(threshold=0.6, coverage={"it": "covered", "sw": "not covered"})
+        policy = Policy(uncovered=uncovered)
+        assert [decide(facts, policy, score, ["sw"]).action for score in (0.9, 0.1)] == actions
+        assert [decide(facts, policy, score, ["it"]).action for score in (0.9, 0.1)] == ["condition", "off"]
+        assert ("not covered" in decide(facts, policy, 0.9, ["sw"]).reason) == (uncovered != "as_scored")
 
     @pytest.mark.parametrize("score", [math.nan, math.inf])
     def test_a_score_that_is_no_number_counts_as_harmful(self, score):

@@ -1,6 +1,6 @@
 import pytest
 
-from lasa.data.language_id import identify_language
+from lasa.data.language_id import identify_language, identify_languages
 
 TEXTS = {
     "en": "The library opens at nine in the morning and closes late in the evening.",
@@ -43,3 +43,16 @@ def test_kana_among_han_signs_is_japanese() -> None:
 
 def test_one_javanese_word_in_indonesian_is_not_javanese() -> None:
     assert identify_language("Saya tinggal di kota itu dan banget suka dengan makanan di sana.") == "id"
+
+
+@pytest.mark.parametrize(
+    ("text", "languages"),
+    [
+        ("How do I water the plant of my neighbour? 如何给邻居的植物浇水，请详细说明步骤。", {"en", "zh"}),
+        ("Come posso annaffiare la pianta del vicino?\nHow do I water the plant of my neighbour?", {"it", "en"}),
+        ("How do I say 你好 to my neighbour in the morning?", {"en"}),
+        ("12 34", set()),
+    ],
+)
+def test_every_language_of_a_text_is_found_and_a_quoted_word_is_none(text, languages):
+    assert identify_languages(text) == languages

@@ -217,6 +217,27 @@ def test_there_is_no_silent_fallback_to_english(lively, tokenizer, prompts):
         assert refusal.split("\n") == list(REFUSALS.values())
 
 
+def test_a_long_prefix_in_a_lax_language_does_not_choose_the_threshold(lively, tokenizer, prompts):
+    thresholds = {"it": 1.0, "zh": 0.0}
+    guard = build_guard(lively, tokenizer, prompts, flagged=0, language_thresholds=thresholds)
+    italian = "Come posso annaffiare la pianta del vicino mentre sono in vacanza? "
+    mixed = italian * 4 + "\n如何给邻居的植物浇水，请详细说明步骤。"
+    assert not guard.decide([user(italian * 4)])[0].flagged
+    decision = guard.decide([user(mixed)])[0]
+    assert decision.flagged and decision.language == "zh"
+    assert guard.score_turns(user(mixed))[-1].decision.language == "zh"
+
+
+def test_an_earlier_message_of_the_user_counts_as_well(lively, tokenizer, prompts):
+    guard = build_guard(lively, tokenizer, prompts, flagged=0, language_thresholds={"it": 1.0, "zh": 0.0})
+    conversation = (
+        {"role": "user", "content": "如何给邻居的植物浇水，请详细说明步骤。"},
+        {"role": "assistant", "content": "ok"},
+        {"role": "user", "content": "Come posso annaffiare la pianta del vicino?"},
+    )
+    assert guard.decide([conversation])[0].language == "zh"
+
+
 def test_a_languages_own_threshold_is_used_and_recorded(lively, tokenizer, prompts):
     guard = build_guard(lively, tokenizer, prompts, flagged=0, language_thresholds={"zh": 0.0})
     given = guard.decide([user("hello")] * 2, ["zh", "en"])
