@@ -53,7 +53,7 @@ def test_decisions_follow_the_policy_and_the_language(llama, tokenizer, interpre
     object.__setattr__(interpreter.config, "language_thresholds", {"sw": 0.0})
     policy = Policy(harmful="refuse")
     assert {t.decision.action for t in score_turns(llama, tokenizer, interpreter, CHAT, policy)} == {"off"}
-    swahili = score_turns(llama, tokenizer, interpreter, CHAT, policy, "sw")
+    swahili = score_turns(llama, tokenizer, interpreter, CHAT, policy, ["sw"])
     assert {(t.decision.action, t.decision.language) for t in swahili} == {("refuse", "sw")}
 
 
