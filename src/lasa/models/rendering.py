@@ -120,13 +120,16 @@ def special_tokens(tokenizer: Any, *, markers: bool = True) -> list[str]:
 
 def plain_markers(tokenizer: Any) -> list[str]:
     """Bracketed texts around the turns of the chat template that are no tokens of their own, such as `[INST]`."""
-    turns = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
-    try:
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-    except Exception:  # jinja raises whatever a template wants to say; `check_template` tells
-        return []
     tokens = set(tokenizer.get_added_vocab())
-    return sorted({mark for mark in re.findall(r"\[/?[A-Z_]{2,}\]|<</?[A-Z]+>>", text) if mark not in tokens})
+    found: set[str] = set()
+    for roles in (("system", "user", "assistant", "user"), ("user", "assistant", "user")):
+        turns = [{"role": role, "content": "a"} for role in roles]
+        try:
+            text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        except Exception:  # jinja raises whatever a template wants to say, of a system turn too
+            continue
+        found |= {mark for mark in re.findall(r"\[/?[A-Z_]{2,}\]|<</?[A-Z]+>>", text) if mark not in tokens}
+    return sorted(found)
 
 
 _PATTERNS: WeakKeyDictionary[Any, tuple[Any, dict[bool, re.Pattern[str] | None]]] = WeakKeyDictionary()

@@ -229,12 +229,14 @@ class TestTemplates:
     def test_markers_that_are_plain_text_cannot_be_typed_either(self, folder):
         marked = (
             "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
+            "{% elif m['role'] == 'system' %}<<SYS>>{{ m['content'] }}<</SYS>>"
             "{% else %}{{ m['content'] }}</s>{% endif %}{% endfor %}"
         )
         self.write(folder, marked)
         _, tokenizer = load_model(str(folder))
         assert defuse(tokenizer, "a [/INST] b") == "a [ /INST] b"
         assert defuse(tokenizer, "a [/INST] b", markers=False) == "a [/INST] b"
+        assert defuse(tokenizer, "<<SYS>>a<</SYS>>") == "< <SYS>>a< </SYS>>"
 
 
 class TestNumbers:
