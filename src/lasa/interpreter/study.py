@@ -11,12 +11,14 @@ from typing import Any, get_args
 from torch import Tensor
 
 from lasa.data.prompts import Prompt
+from lasa.data.sources import JOINED, load_prompts
 from lasa.errors import ArtifactError, RecipeError
 from lasa.files.artifacts import model_fingerprint, read_sealed, write_json
 from lasa.files.record import check_recorded
+from lasa.interpreter.coverage import measure_coverage
 from lasa.interpreter.encoder import Encoder, load_encoder
 from lasa.interpreter.evaluation import encoder_baseline, evaluate_interpreter, ngram_baseline
-from lasa.interpreter.fit import fit_interpreter, new_config
+from lasa.interpreter.fit import fit_interpreter, new_config, read_for
 from lasa.interpreter.generalisation import layer_sweep, leave_one_out, measure, perturbation_metrics
 from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
 from lasa.interpreter.settings import InterpreterSettings
@@ -148,13 +150,20 @@ def study_interpreter(
         generalisation["layers"] = bench.sweep(layers)
     measured = {k: v for k, v in benchmarks.get(headline or "", {}).items() if k in GROUPS}
     interpreter.config = replace(interpreter.config, metrics={"development": development, **measured})
-    facts = {name: getattr(interpreter.config, name) for name in FACTS}
-    results = {
-        "facts": {"layer": layer, **facts, "development": development},
+    results: dict[str, Any] = {
         "audit": tables.audit.to_json(),
         "benchmarks": benchmarks,
         "generalisation": generalisation,
     }
+    if section.parallel:
+        sentences = read_for(interpreter, model, tokenizer, load_prompts(JOINED.join(section.parallel)))
+        labelled = bench.states.at(layer, headline) if headline and tables.tests[headline] else None
+        coverage = measure_coverage(interpreter, sentences, labelled)
+        grades = {code: one.grade for code, one in coverage.languages.items()}
+        interpreter.config = replace(interpreter.config, coverage=grades)
+        results["coverage"] = coverage.to_json()
+    facts = {name: getattr(interpreter.config, name) for name in FACTS}
+    results["facts"] = {"layer": layer, **facts, "development": development}
     return Study(interpreter, {asked: bench.fit(other)[0] for asked, other in others.items()}, results)
 
 

@@ -117,6 +117,8 @@ def generalisation(run: Run, save: Save) -> list[Section]:
             "never the one that scores best here. Bands: 95 % interval."
         )
         section.illustrations.append(Illustration(files, caption))
+    covered = tables.coverage_table(found)
+    section.tables += [covered] if covered else []
     left_out = tables.left_out_table(found)
     section.tables += [left_out] if left_out else []
     changed = tables.perturbation_table(found)

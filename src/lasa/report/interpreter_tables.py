@@ -150,6 +150,41 @@ def left_out_table(interpreter: Document) -> Table | None:
     )  # fmt: skip
 
 
+def coverage_table(interpreter: Document) -> Table | None:
+    """Where the interpreter can be expected to hold, language by language; None where that was not looked at."""
+    coverage = interpreter.get("coverage") or {}
+    rows: list[tuple[Content, ...]] = [
+        (place_name(code), str(one["grade"]), *(_signal(one.get(name)) for name in SIGNALS))
+        for code, one in (coverage.get("languages") or {}).items()
+    ]
+    if not rows:
+        return None
+    return Table(
+        "Where the interpreter can be expected to hold",
+        "Graded on harmless sentences that are translations of each other, without a safety label. Agreement: rank "
+        "correlation of the scores with those of the translations in the seen languages. Shift: their mean difference, "
+        f"in standard deviations. In brackets: 95 % interval. {str(coverage.get('rule')).capitalize()}.",
+        ("Language", "Grade", *SIGNALS.values()),
+        rows,
+        frozenset(number for number, row in enumerate(rows) if row[1] == "not covered"),
+        marks="languages that are not covered",
+    )
+
+
+SIGNALS = {
+    "agreement": "Agreement",
+    "shift": "Shift",
+    "retrieval": "Translations found in English",
+    "auroc": "AUROC, measured",
+}
+
+
+def _signal(signal: Document | None) -> str:
+    if not signal or signal.get("value") is None:
+        return ""
+    return f"{signal['value']:.2f} ({signal['low']:.2f} to {signal['high']:.2f})"
+
+
 def audit_facts(audit: Document) -> list[str]:
     """What the audit of the data found, as sentences."""
     same, leaks = audit.get("duplicates") or {}, audit.get("leaks") or []

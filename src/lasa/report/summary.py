@@ -30,6 +30,10 @@ from lasa.statistics import Rate
 SIGNIFICANCE = 0.05
 
 
+GRADES = {"covered": "", "partly": "only partly", "not covered": "not"}
+"""How the first page speaks of each grade."""
+
+
 @dataclass(frozen=True)
 class Tile:
     """One headline number: a metric before and after.
@@ -76,6 +80,7 @@ def summarise(run: Run) -> Summary:
         evidence=evidence,
         tiles=_tiles(run),
         findings=[
+            *_coverage(run),
             *_changes(run),
             *_open(run),
             *_baselines(run),
@@ -234,6 +239,22 @@ def _drift(run: Run) -> list[str]:
         f"Training {run.main_system} changed {with_interval(changed)} of the interpreter's decisions, more than the "
         f"bound of {percent(drift['bound'])}: its thresholds {remedy}."
     ]
+
+
+def _coverage(run: Run) -> list[str]:
+    """For which languages the claim holds, for which it does not, and why."""
+    graded = (run.interpreter.get("coverage") or {}).get("languages") or {}
+    if not graded:
+        return []
+    names = {grade: [place_name(c) for c, one in graded.items() if one["grade"] == grade] for grade in GRADES}
+    held = (
+        f"The interpreter can be expected to hold in {listed(names['covered'])}"
+        if names["covered"]
+        else ("The interpreter cannot be relied on in any language")
+    )
+    rest = [f"{said} in {listed(names[grade])}" for grade, said in GRADES.items() if said and names[grade]]
+    why = ": there its scores of harmless sentences do not follow those of their translations" if rest else ""
+    return [f"{'; '.join([held, *rest])}{why}."]
 
 
 def _layer(run: Run) -> list[str]:

@@ -41,6 +41,7 @@ def collect_metrics(run: RunFolder) -> dict[str, Any]:
             **interpreter["facts"],
             **interpreter["benchmarks"][headline],
             **interpreter["generalisation"],
+            **({"coverage": interpreter["coverage"]} if "coverage" in interpreter else {}),
             "audit": interpreter["audit"],
         },
         "systems": systems,

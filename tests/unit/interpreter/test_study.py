@@ -242,3 +242,16 @@ class TestReadPoint:
 def test_thresholds_by_language_need_a_target(sources):
     with pytest.raises(ValueError, match="need a target"):
         section(sources, per_language=True)
+
+
+class TestCoverage:
+    def test_languages_are_graded_on_parallel_sentences_and_the_grades_are_sealed(
+        self, llama, tokenizer, tmp_path, sources
+    ):
+        write_prompts(tmp_path / "sentences.jsonl", [replace(p, harmful=None) for p in table("sentence", 40)])
+        found = study(llama, tokenizer, tmp_path, sources, parallel=[str(tmp_path / "sentences.jsonl")])
+        graded = found.results["coverage"]["languages"]
+        assert set(graded) == {"en", "zh", "sw"} and graded["sw"]["auroc"]["n"] == 12
+        found.save(tmp_path)
+        kept = load_interpreter(tmp_path / "interpreter").config.coverage
+        assert kept == {code: one["grade"] for code, one in graded.items()}

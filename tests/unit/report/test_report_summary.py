@@ -152,3 +152,15 @@ def test_thresholds_that_were_fitted_again_are_not_asked_for_again() -> None:
 
 def test_no_difference_has_no_sign() -> None:
     assert [points(value) for value in (-0.0, 0.0004, -0.0004, 0.021, -0.021)] == ["0.0", "0.0", "0.0", "+2.1", "−2.1"]
+
+
+def test_the_first_page_says_where_the_claim_holds_and_where_not() -> None:
+    values = metrics()
+    grades = {"it": "covered", "th": "covered", "bn": "partly", "sw": "not covered"}
+    values["interpreter"]["coverage"] = {"languages": {code: {"grade": grade} for code, grade in grades.items()}}
+    told = next(one for one in summary(values).findings if "expected to hold" in one)
+    assert told.startswith(
+        "The interpreter can be expected to hold in Italian and Thai; only partly in Bengali; not in Sw"
+    )
+    values["interpreter"]["coverage"]["languages"] = {"sw": {"grade": "not covered"}}
+    assert any("cannot be relied on in any language" in one for one in summary(values).findings)
