@@ -114,13 +114,13 @@ def token_rows(
         prompt_ids = render(tokenizer, preference.prompt.messages).token_ids
         if condition:
             prompt_ids = place_condition(prompt_ids, condition, thinking)
-        for text, desirable in ((preference.chosen, True), (preference.rejected, False)):
+        for side, text in (("chosen", preference.chosen), ("rejected", preference.rejected)):
             if text is not None:
                 rows.append(
                     TrainingExample(
                         prompt_ids,
-                        completion_ids(tokenizer, text, turn_end),
-                        desirable,
+                        completion_ids(tokenizer, text, () if preference.unfinished == side else turn_end),
+                        side == "chosen",
                         preference.prompt.query_id,
                         preference.prompt.language,
                         bool(condition),

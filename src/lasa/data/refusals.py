@@ -32,24 +32,25 @@ def read_refusals(path: Path | None = None) -> Refusals:
         raise DataError(f"{path}: not UTF-8 text at byte {error.start}. Save the file as UTF-8.") from error
 
 
-def parse_refusals(text: str, where: str) -> Refusals:
+def parse_refusals(document: str, where: str) -> Refusals:
     """The refusals in a TOML text.
 
     Raises:
         DataError: It is no TOML, or a language has no texts.
     """
     try:
-        found = tomllib.loads(text)
+        found = tomllib.loads(document)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise DataError(f"{where} is not a readable TOML file: {error}.") from error
     if not found:
         raise DataError(f"{where}: there are no refusals. Write a list of texts for each language: en = [...].")
     refusals = {}
     for code, wordings in found.items():
-        if not isinstance(wordings, list) or not wordings or not all(isinstance(w, str) and w.strip() for w in wordings):
+        texts = wordings if isinstance(wordings, list) else []
+        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             raise DataError(f"{where}: {code!r:.60} must be a list of texts, none of them empty.")
         try:
-            refusals[canonical_language(code)] = [wording.strip() for wording in wordings]
+            refusals[canonical_language(code)] = [text.strip() for text in texts]
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
     return refusals
