@@ -20,12 +20,14 @@ class Answer:
         score: The interpreter's probability that the prompt is harmful, or None for an unguarded system.
         flagged: The guard's decision, or None for an unguarded system.
         failure: Why there is no answer, where there is none; such a prompt is unscored.
+        unfinished: Whether the answer stopped at a length limit.
     """
 
     text: str
     score: float | None = None
     flagged: bool | None = None
     failure: str = ""
+    unfinished: bool = False
 
 
 class Answerer(Protocol):
@@ -83,7 +85,8 @@ class LocalModel:
             text = one.answer.text
             if one.decision.action != "refuse" and one.stopped is None:
                 text = self._with_prefill(prompt, one.answer.token_ids, text)
-            answers.append(Answer(text, one.decision.score, one.decision.flagged))
+            decision, unfinished = one.decision, one.answer.finish_reason == "length"
+            answers.append(Answer(text, decision.score, decision.flagged, unfinished=unfinished))
         return answers
 
     def _plain(self, prompts: Sequence[Prompt]) -> list[Answer]:
@@ -101,7 +104,7 @@ class LocalModel:
         most = max(map(len, forced), default=0)
         rows = generate(self.model, self.tokenizer, ids, self.settings, open_rows, longest_forced=most)
         return [
-            Answer(self._with_prefill(prompt, one.token_ids, one.text))
+            Answer(self._with_prefill(prompt, one.token_ids, one.text), unfinished=one.finish_reason == "length")
             for prompt, one in zip(prompts, rows, strict=True)
         ]
 

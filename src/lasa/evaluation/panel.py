@@ -61,7 +61,13 @@ class Panel:
         due = [row for row, sample in enumerate(samples) if self._is_due(sample)]
         tasks = [(samples[row].split, samples[row].prompt) for row in due]
         answers = [
-            Answer(each.text, each.score, each.flagged, str(each.extra.get("failure", "")))
+            Answer(
+                each.text,
+                each.score,
+                each.flagged,
+                str(each.extra.get("failure", "")),
+                bool(each.extra.get("unfinished")),
+            )
             for each in (samples[row] for row in due)
         ]
         judged = dict(zip(due, self.samples(tasks, answers), strict=True))
@@ -127,6 +133,8 @@ def _verdicts(judge: Judge, prompts: Sequence[Prompt], answers: Sequence[Answer]
 
 def _sample(task: Task, answer: Answer, judges: Sequence[Judge], verdicts: Sequence[Verdict]) -> Sample:
     extra: dict[str, Any] = {"failure": answer.failure} if answer.failure else {}
+    if answer.unfinished:
+        extra["unfinished"] = True
     if len(judges) == 2:
         extra["second"] = {"judge": judges[1].name, **asdict(verdicts[1])}
     return Sample(*task, answer.text, verdicts[0], judges[0].name, answer.score, answer.flagged, extra)
