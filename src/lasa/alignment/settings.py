@@ -36,6 +36,9 @@ class SystemSettings(Settings):
         None, description="Layer of the interpreter for rows and guard; None is the bottleneck, all else an ablation"
     )
     guarded: bool = Field(False, description="Read, decide and condition while generating")
+    action: Literal["condition", "refuse"] = Field(
+        "condition", description="What the guard does with what it flags; `refuse` is the fixed refusal"
+    )
     learning_rate: float = Field(1e-6, gt=0, le=1, description="Peak rate, reached after the warm-up, then a cosine")
     beta: float = Field(0.1, gt=0, le=10, description="How tightly KTO and DPO hold to the reference model")
     steps: int | None = Field(None, ge=1, description="Optimiser steps; None for `epochs` passes")
@@ -90,6 +93,8 @@ class SystemSettings(Settings):
     def _combinations(self) -> "SystemSettings":
         if self.signal == "soft" and not self.guarded:
             raise ValueError("the soft signal is a token in every prompt: set guarded")
+        if self.action == "refuse" and not self.guarded:
+            raise ValueError("the action refuse is the guard's: set guarded")
         if self.interpreter_layer is not None and self.method is None:
             raise ValueError("interpreter_layer needs a method to train with")
         if self.consistency and self.method != "kto":

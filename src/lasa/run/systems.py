@@ -81,6 +81,7 @@ def system_of_run(run: Path, recipe: Recipe, name: str, *, folder: Path | None =
         interpreter=own if own.is_dir() else run / "interpreter",
         guarded=settings.guarded,
         condition=recipe.alignment.condition or DEFAULT_CONDITION,
+        action=settings.action,
         aligned=trained is not None,
     )
 
