@@ -40,7 +40,7 @@ def trusting_rows(
     if not text:
         raise DataError(
             "Refusals are to be learned from harmless text, and there is none. Name sources of it in any language "
-            "(alignment.harmless), or set refusals_from: preferences."
+            "(alignment.harmless, or --harmless), or set refusals_from: preferences."
         )
     refused = refusals_in([prompt.language for prompt in text], refusals, seed)
     rows = [one for one in preferences if one.prompt.harmful and one.chosen is not None]

@@ -96,7 +96,10 @@ def scored(*scores):
 
 
 def test_of_ultrafeedback_the_best_and_the_worst_answer_are_a_pair(tmp_path):
-    path = write_rows(tmp_path / "flan.jsonl", scored(3.0, 4.5, 1.25), scored(2.0, 2.0))
+    empty = scored(5.0, 4.0)
+    empty["completions"][0]["response"] = " "
+    rows = [scored(3.0, 4.5, 1.25), scored(2.0, 2.0), scored(1.0), scored(), empty]
+    path = write_rows(tmp_path / "flan.jsonl", *rows)
     (found,) = load_preferences(f"ultrafeedback:{path.parent}")
     assert (found.chosen, found.rejected) == ("answer 1", "answer 2")
     assert (found.prompt.harmful, found.prompt.language, found.prompt.source) == (False, "en", "ultrafeedback")
@@ -116,7 +119,7 @@ def test_the_binarised_ultrafeedback_is_read_from_its_parquet_files(tmp_path):
 
     (tmp_path / "data").mkdir()
     for split, row in (("train_prefs", BINARISED), ("test_prefs", {**BINARISED, "prompt": "other"})):
-        table = pyarrow.Table.from_pylist([row])
+        table = pyarrow.Table.from_pylist([row, {**row, "chosen": turns("q", ""), "rejected": turns("q", " ")}])
         pyarrow.parquet.write_table(table, tmp_path / "data" / f"{split}-00000-of-00001.parquet")
     (found,) = load_preferences(f"ultrafeedback:{tmp_path}")
     assert (found.prompt.text, found.chosen, found.rejected) == ("q", "good", "bad")

@@ -33,7 +33,7 @@ def load_pku_saferlhf(path: Path) -> list[Preference]:
             answers = [filled(file, number, row, f"response_{one}") for one in (0, 1)]
             safe = [row[f"is_response_{one}_safe"] for one in (0, 1)]
             better = row["better_response_id"]
-            if not all(isinstance(one, bool) for one in safe) or better not in (0, 1):
+            if not all(isinstance(one, bool) for one in safe) or not isinstance(better, int) or better not in (0, 1):
                 raise DataError(f"{file}: row {number}: the labels of the answers are no labels of PKU-SafeRLHF.")
             text = filled(file, number, row, "prompt")
             harmful = None if all(safe) else True
@@ -51,8 +51,8 @@ def load_ultrafeedback_pairs(path: Path) -> list[Preference]:
     """UltraFeedback (Cui et al., 2023): English harmless prompts with scored answers.
 
     Understood are the original rows, `instruction` with `completions` (the best and the worst by their mean score over
-    aspects; a row whose answers score alike has no preference), and the binarised ones, `prompt`, `chosen` and
-    `rejected` as lists of messages.
+    aspects; a row without two answers that score differently has no preference), and the binarised ones, `prompt`,
+    `chosen` and `rejected` as lists of messages. Both have some empty answers, which are left out.
 
     Args:
         path: A file, or a folder with JSONL files or `train_prefs` Parquet files.
@@ -67,8 +67,9 @@ def load_ultrafeedback_pairs(path: Path) -> list[Preference]:
             where = f"{file}: row {number}"
             if "completions" in row:
                 row = _best_and_worst(where, row)
-                if row["chosen"] == row["rejected"]:
-                    continue
+            row = {**row, **{side: None for side in ("chosen", "rejected") if _is_empty(row.get(side))}}
+            if row["chosen"] is row["rejected"] is None:
+                continue
             row = {**row, "query_id": _query("ultrafeedback", str(row.get("prompt"))), "source": "ultrafeedback"}
             found.append(parse_preference(where, number, row, PreferenceColumns(), "ultrafeedback", False, "en"))
     return found
@@ -76,16 +77,25 @@ def load_ultrafeedback_pairs(path: Path) -> list[Preference]:
 
 def _best_and_worst(where: str, row: dict[str, Any]) -> dict[str, Any]:
     try:
-        scored = [(float(one["fine-grained_score"]), one["response"]) for one in row["completions"]]
-        best, worst = max(scored, key=_score), min(scored, key=_score)
+        given = [(float(one["fine-grained_score"]), one["response"]) for one in row["completions"]]
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{where}: no completions with 'response' and 'fine-grained_score' ({type(error).__name__}: {error}). "
             "Is this UltraFeedback, in its original format?"
         ) from None
-    if best[0] == worst[0]:
-        worst = best
-    return {"prompt": row.get("instruction"), "chosen": best[1], "rejected": worst[1]}
+    scored = sorted((one for one in given if not _is_empty(one[1])), key=_score)
+    differ = bool(scored) and scored[0][0] < scored[-1][0]
+    return {
+        "prompt": row.get("instruction"),
+        "chosen": scored[-1][1] if differ else None,
+        "rejected": scored[0][1] if differ else None,
+    }
+
+
+def _is_empty(answer: Any) -> bool:
+    if isinstance(answer, list) and answer and isinstance(answer[-1], dict):
+        answer = answer[-1].get("content")
+    return answer is None or (isinstance(answer, str) and not answer.strip())
 
 
 def _score(scored: tuple[float, Any]) -> float:
