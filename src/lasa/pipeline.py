@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from lasa.alignment.callbacks import HelpfulnessFloor
-from lasa.alignment.settings import SystemSettings
+from lasa.alignment.settings import OWN, SystemSettings
 from lasa.alignment.system import AlignmentTables, align_system
 from lasa.bottleneck.search import find_at_positions, search_json
 from lasa.conditioning.condition import DEFAULT_CONDITION
 from lasa.conditioning.decision import Policy
 from lasa.data.corpora.audit import check_no_leaks
 from lasa.data.prompts import Prompt, check_parallel
-from lasa.data.sources import JOINED, load_preferences, load_prompts
+from lasa.data.sources import JOINED, load_prompts
 from lasa.errors import DataError
 from lasa.evaluation.answering import LocalModel
 from lasa.evaluation.judge_settings import make_judges
@@ -43,6 +43,15 @@ from lasa.report.html import write_report
 from lasa.report.terminal import audit_table
 from lasa.run.folder import RunFolder, settled
 from lasa.run.metrics import collect_metrics
+from lasa.run.preferences import (
+    OWN_ANSWERS,
+    OWN_PREFERENCES,
+    draw_own,
+    harmless_text,
+    preferences_of,
+    refusals_of,
+    uses_own,
+)
 from lasa.run.recipe import Recipe
 from lasa.run.sweep import choice_of, point_folder
 from lasa.run.systems import system_of_run
@@ -68,6 +77,10 @@ def run_recipe(recipe: Recipe, output: Path) -> Path:
                 interpret(run, model, tokenizer)
         interpreter = load_interpreter(run.path / "interpreter")
         interpreter.check_fits(model, tokenizer)
+        if uses_own(recipe) and not run.finished("preferences"):
+            reads = [*_interpreter_sources(recipe), *_refusals_file(recipe)]
+            with run.stage("preferences", OWN_ANSWERS, OWN_PREFERENCES, reads=reads):
+                draw_own(run, model, tokenizer)
         for name, system in recipe.systems.items():
             for number, point in enumerate(system.points()):
                 if not run.finished(f"point {name} {number}"):
@@ -193,11 +206,13 @@ def _train(
         tokenizer,
         interpreter,
         AlignmentTables(
-            load_preferences(system.preferences or recipe.alignment.preferences),
+            preferences_of(run, system),
             labelled.development,
             [prompt for source in recipe.layer_search.prompts for prompt in load_prompts(source)],
             benign,
             labelled.calibration,
+            harmless_text(recipe) if system.trusts else (),
+            refusals_of(recipe),
         ),
         system,
         recipe.alignment,
@@ -284,7 +299,13 @@ def _interpreter_sources(recipe: Recipe) -> list[str]:
 
 def _alignment_sources(recipe: Recipe, system: SystemSettings) -> list[str]:
     section = recipe.alignment
-    return [system.preferences or section.preferences, *section.development, *recipe.layer_search.prompts]
+    source = system.preferences or section.preferences
+    learned = [*(section.harmless if system.trusts else []), *([source] if source != OWN else [])]
+    return [*learned, *_refusals_file(recipe), *section.development, *recipe.layer_search.prompts]
+
+
+def _refusals_file(recipe: Recipe) -> list[str]:
+    return [recipe.alignment.refusals] if recipe.alignment.refusals else []
 
 
 def _interpreter_tables(recipe: Recipe) -> InterpreterTables:

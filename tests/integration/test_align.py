@@ -80,7 +80,9 @@ def stop_in_step(monkeypatch, number: int) -> list[int]:
     return steps
 
 
-BEHIND = {"lora_rank": 2, "adapter": "behind_condition", "signal": "always", "guarded": True}
+BEHIND = {
+    "lora_rank": 2, "adapter": "behind_condition", "signal": "always", "guarded": True, "refusals_from": "preferences",
+}  # fmt: skip
 
 RESUMED = {
     "kto": {"answer_weight": 0.5},

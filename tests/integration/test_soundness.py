@@ -18,7 +18,9 @@ from lasa.models.loading import load_model
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 METHODS = ["sft", "kto", "dpo"]
-ADAPTER = {"lora_rank": 2, "adapter": "behind_condition", "signal": "always", "guarded": True}
+ADAPTER = {
+    "lora_rank": 2, "adapter": "behind_condition", "signal": "always", "guarded": True, "refusals_from": "preferences",
+}  # fmt: skip
 
 
 @pytest.fixture

@@ -113,13 +113,13 @@ def token_rows(
     for preference, condition in zip(preferences, conditions, strict=True):
         prompt_ids = render(tokenizer, preference.prompt.messages).token_ids
         prompt_ids = place_condition(prompt_ids, condition, thinking, header) if condition else [*prompt_ids, *header]
-        for text, desirable in ((preference.chosen, True), (preference.rejected, False)):
+        for side, text in (("chosen", preference.chosen), ("rejected", preference.rejected)):
             if text is not None:
                 rows.append(
                     TrainingExample(
                         prompt_ids,
-                        completion_ids(tokenizer, text, turn_end),
-                        desirable,
+                        completion_ids(tokenizer, text, () if preference.unfinished == side else turn_end),
+                        side == "chosen",
                         preference.prompt.query_id,
                         preference.prompt.language,
                         bool(condition),

@@ -19,6 +19,14 @@ Adapter = Literal["everywhere", "behind_condition"]
 every prompt and answers what is not flagged."""
 
 
+RefusalsFrom = Literal["harmless_text", "preferences"]
+"""What refusing in a language is learned from: harmless sentences with the condition, each answered by a refusal in its
+language, beside the harmful requests of the preferences; or the preferences as they are."""
+
+OWN = "own"
+"""In place of a source of preferences: the model's own answers to labelled prompts."""
+
+
 class SystemSettings(Settings):
     """One system: how it is trained, if it is, and whether the guard stands before it."""
 
@@ -28,6 +36,9 @@ class SystemSettings(Settings):
         None, description="Layer of the interpreter for rows and guard; None is the bottleneck, all else an ablation"
     )
     guarded: bool = Field(False, description="Read, decide and condition while generating")
+    action: Literal["condition", "refuse"] = Field(
+        "condition", description="What the guard does with what it flags; `refuse` is the fixed refusal"
+    )
     learning_rate: float = Field(1e-6, gt=0, le=1, description="Peak rate, reached after the warm-up, then a cosine")
     beta: float = Field(0.1, gt=0, le=10, description="How tightly KTO and DPO hold to the reference model")
     steps: int | None = Field(None, ge=1, description="Optimiser steps; None for `epochs` passes")
@@ -57,6 +68,18 @@ class SystemSettings(Settings):
         default_factory=list, description="Names of the maps that have an adapter (q_proj, ...); none for all in blocks"
     )
     adapter: Adapter = Field("everywhere", description="Where the adapter acts")
+    refusals_from: RefusalsFrom | None = Field(
+        None,
+        description="What refusing is learned from; None: harmless_text for an adapter behind the condition with the "
+        "signal always, else preferences",
+    )
+    second_look: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="With harmless_text: share of the rows that are harmless requests with the condition, answered "
+        "helpfully; it buys back false refusals and costs true ones",
+    )
     four_bit: bool = Field(False, description="Hold the base model in 4 bits under the adapter (QLoRA)")
     gradient_checkpointing: bool = Field(False, description="Trade time for memory")
     save_steps: int | None = Field(None, ge=1, description="Steps between checkpoints to go on from after a stop")
@@ -70,6 +93,8 @@ class SystemSettings(Settings):
     def _combinations(self) -> "SystemSettings":
         if self.signal == "soft" and not self.guarded:
             raise ValueError("the soft signal is a token in every prompt: set guarded")
+        if self.action == "refuse" and not self.guarded:
+            raise ValueError("the action refuse is the guard's: set guarded")
         if self.interpreter_layer is not None and self.method is None:
             raise ValueError("interpreter_layer needs a method to train with")
         if self.consistency and self.method != "kto":
@@ -80,6 +105,10 @@ class SystemSettings(Settings):
             raise ValueError("lora_alpha, lora_dropout and lora_targets belong to an adapter: set lora_rank")
         if self.four_bit and not self.lora_rank:
             raise ValueError("four_bit trains an adapter on a frozen base: set lora_rank")
+        if self.refusals_from == "harmless_text" and self.signal != "always":
+            raise ValueError("with refusals_from harmless_text every row has the condition: set the signal always")
+        if self.second_look and not self.trusts:
+            raise ValueError("second_look belongs to refusals_from harmless_text")
         if self.adapter == "behind_condition":
             if not self.lora_rank:
                 raise ValueError("an adapter behind the condition needs a rank: set lora_rank")
@@ -108,6 +137,13 @@ class SystemSettings(Settings):
             raise ValueError(f"a point of the sweep: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
         return self
 
+    @property
+    def trusts(self) -> bool:
+        """Whether the system learns from harmless text that the condition is to be trusted."""
+        if self.refusals_from is None:
+            return self.adapter == "behind_condition" and self.signal == "always"
+        return self.refusals_from == "harmless_text"
+
     def points(self) -> list["SystemSettings"]:
         """The system at each point of its sweep."""
         alone = self.model_dump(exclude={"sweep"})
@@ -117,7 +153,18 @@ class SystemSettings(Settings):
 class AlignmentSettings(Settings):
     """Stage 3."""
 
-    preferences: str = Field(description="Source of preferences")
+    preferences: str = Field(
+        description="Source of preferences; `own` for the model's own answers to the interpreter's training prompts"
+    )
+    own_questions: int | None = Field(
+        None, ge=1, description="With `own`: questions of each seen language and label, chosen by hash; all by default"
+    )
+    harmless: list[str] = Field(
+        default_factory=list, description="Sources of harmless text in any language, for refusals_from harmless_text"
+    )
+    refusals: str | None = Field(
+        None, description="TOML file with a list of refusals for each language; the shipped ones by default"
+    )
     development: list[str] = Field(
         default_factory=list, description="Sources of labelled prompts on which sweeps are decided; never a benchmark"
     )

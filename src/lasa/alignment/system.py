@@ -6,7 +6,7 @@ What `lasa run` and `lasa align` share.
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from lasa.alignment.rows import TrainingExample, decisions, token_rows, wrong_la
 from lasa.alignment.settings import AlignmentSettings, SystemSettings
 from lasa.alignment.soundness import check_answer
 from lasa.alignment.trainers import Trained, train
+from lasa.alignment.trust import trusting_rows
 from lasa.conditioning.condition import DEFAULT_CONDITION, condition_ids
 from lasa.conditioning.decision import Policy, decide
 from lasa.data.preferences import Preference
 from lasa.data.prompts import Prompt
+from lasa.data.refusals import Refusals, read_refusals
 from lasa.errors import ArtifactError, RecipeError
 from lasa.files.artifacts import (
     disk_errors,
@@ -54,6 +56,8 @@ class AlignmentTables:
 
     Attributes:
         preferences: What to learn from.
+        harmless: Harmless text in any language, for a system that learns to refuse from it.
+        refusals: What that text is answered with.
         probes: Labelled prompts on which the interpreter's drift is measured, and its thresholds are fitted again.
         parallel: Parallel prompts, for a consistency term.
         benign: Benign prompts on which the perplexity is measured before and after.
@@ -65,6 +69,8 @@ class AlignmentTables:
     parallel: Sequence[Prompt] = ()
     benign: Sequence[Prompt] = ()
     calibration: Sequence[Prompt] = ()
+    harmless: Sequence[Prompt] = ()
+    refusals: Refusals = field(default_factory=read_refusals)
 
 
 def align_system(
@@ -110,7 +116,7 @@ def align_system(
     drift = _DriftProbe(interpreter, tokenizer, tables.probes, model) if interpreter and tables.probes else None
     losses = language_losses(model, tokenizer, tables.benign)
     condition, base_fingerprint = section.condition or DEFAULT_CONDITION, model_fingerprint(model)
-    rows = _rows(model, tokenizer, interpreter, tables.preferences, system, condition, seed)
+    rows = _rows(model, tokenizer, interpreter, tables, system, condition, seed)
     consistency = None
     if system.consistency:
         layer = _required(interpreter, "a consistency term").config.read_point.layer
@@ -184,24 +190,35 @@ def _rows(
     model: Any,
     tokenizer: Any,
     interpreter: SafetySemanticInterpreter | None,
-    table: Sequence[Preference],
+    tables: AlignmentTables,
     system: SystemSettings,
     condition: str,
     seed: int,
 ) -> list[TrainingExample]:
     """Token rows on the system's signal; a soft condition is put onto the model."""
+
+    def scores(prompts: Sequence[Prompt], what: str) -> list[float]:
+        probe = _required(interpreter, what)
+        found: list[float] = probe.probability(_read(model, tokenizer, probe, prompts)).tolist()
+        return found
+
+    table = tables.preferences
+    if system.trusts:
+        look = system.second_look
+        table = trusting_rows(
+            table, tables.harmless, tables.refusals, look, lambda prompts: scores(prompts, "a second look"), seed
+        )
     preferences = [*table, *wrong_language_refusals(table, system.wrong_language_refusals, seed)]
     if system.signal == "soft":
-        probe = _required(interpreter, "the signal 'soft'")
-        states = _read(model, tokenizer, probe, [preference.prompt for preference in preferences])
+        given = scores([preference.prompt for preference in preferences], "the signal 'soft'")
         soft = SoftCondition.from_tokens(model, tokenizer, condition_ids(tokenizer, condition))
-        conditions = [[soft.token_id(score)] for score in probe.probability(states).tolist()]
+        conditions = [[soft.token_id(score)] for score in given]
     else:
 
         def interpret(prompts: Sequence[Prompt]) -> list[bool]:
-            probe = _required(interpreter, "the signal 'interpreter'")
-            scores = probe.probability(_read(model, tokenizer, probe, prompts)).tolist()
-            decided = [decide(probe.config, Policy(), s, [p.language]) for s, p in zip(scores, prompts, strict=True)]
+            config = _required(interpreter, "the signal 'interpreter'").config
+            given = scores(prompts, "the signal 'interpreter'")
+            decided = [decide(config, Policy(), s, [p.language]) for s, p in zip(given, prompts, strict=True)]
             return [decision.action == "condition" for decision in decided]
 
         flags = decisions(preferences, system.signal, interpret, seed)

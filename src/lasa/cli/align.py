@@ -12,13 +12,15 @@ from lasa.models.settings import ModelSettings
 def align(
     model: ModelSettings,
     interpreter: Path | None = typer.Option(None, help="Interpreter folder; needed for the signals interpreter, soft."),
-    preferences: str = typer.Option(..., help="Preferences: a file, or `embedded:preferences`."),
+    preferences: str = typer.Option(..., help="Source of preferences: a file, `hf:owner/name`, ..."),
     output: Path = typer.Option(..., "--output", "-o", help="Folder for the trained model."),
     method: str = typer.Option("kto", help="sft, kto or dpo."),
     signal: str = typer.Option("interpreter", help="interpreter, soft, label, sampled, always or none."),
     probes: list[str] = typer.Option([], help="Labelled prompts on which the interpreter's drift is measured."),
     benign: list[str] = typer.Option([], help="Benign prompts on which the perplexity is measured before and after."),
     parallel: list[str] = typer.Option([], help="Parallel prompts, for a consistency term."),
+    harmless: list[str] = typer.Option([], help="Harmless text in any language, to learn to refuse from."),
+    refusals: Path | None = typer.Option(None, help="TOML file of refusals by language; the shipped ones by default."),
     condition: str | None = typer.Option(None, help="The conditional text; the paper's by default."),
     setting: list[str] = typer.Option(
         [],
@@ -34,6 +36,7 @@ def align(
     from lasa.alignment.processes import launch_device
     from lasa.alignment.settings import AlignmentSettings, SystemSettings
     from lasa.alignment.system import AlignmentTables, align_system
+    from lasa.data.refusals import read_refusals
     from lasa.data.sources import load_preferences, load_prompts
     from lasa.errors import RecipeError
     from lasa.files.artifacts import read_json
@@ -65,6 +68,8 @@ def align(
         [p for source in probes for p in load_prompts(source)],
         [p for source in parallel for p in load_prompts(source)],
         [p for source in benign for p in load_prompts(source) if p.harmful is not True],
+        harmless=[p for source in harmless for p in load_prompts(source)],
+        refusals=read_refusals(refusals),
     )
     align_system(
         network, tokenizer, probe, tables, system, section, CalibrationOptions(), output,

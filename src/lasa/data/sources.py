@@ -7,19 +7,24 @@ are written `one + other`: a corpus of harmful questions and a file of harmless 
 The columns of a file or dataset are declared behind a question mark where they have other names:
 `questions.csv?prompt=text&language=lang`, `hf:owner/name?split=test&prompt=text&in_language=en`. What can be declared:
 the names in `lasa.data.prompts.Columns`, `label` (of every row without one), `in_language` (of every row without one),
-and a dataset's `split`, `config` and `revision`.
+and a dataset's `split`, `config` and `revision`. `questions=60` takes that many questions of each language, chosen by
+hash, so that it is the same ones in every language and every run.
+
+Sources of preferences are written likewise, with the names in `lasa.data.preferences.PreferenceColumns`; their corpora
+are `pku_saferlhf` and `ultrafeedback`, as files or as `pku_saferlhf:hf:owner/name`.
 """
 
+import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
-from lasa.data.corpora import LOADERS, load_corpus
-from lasa.data.corpora.hub import load_from_hub
-from lasa.data.preferences import Preference, read_preferences
+from lasa.data.corpora import LOADERS, PREFERENCE_LOADERS, load_corpus
+from lasa.data.corpora.hub import hub_file, load_from_hub
+from lasa.data.preferences import Preference, PreferenceColumns, read_preferences
 from lasa.data.prompts import LABELS, Columns, Prompt, read_prompts
 from lasa.errors import DataError
 from lasa.files.artifacts import file_hash, fingerprint
@@ -27,6 +32,7 @@ from lasa.files.artifacts import file_hash, fingerprint
 T = TypeVar("T")
 
 COLUMN_NAMES = tuple(field.name for field in fields(Columns))
+PREFERENCE_NAMES = tuple(field.name for field in fields(PreferenceColumns))
 HUB_NAMES = ("split", "config", "revision")
 
 _NAMED = re.compile(r"([A-Za-z0-9._-]+)=(.+)")
@@ -58,18 +64,50 @@ def load_prompts(source: str) -> list[Prompt]:
 
 
 def _load_one(source: str) -> list[Prompt]:
-    kind, _, rest = source.partition(":")
+    place, declared = _declarations(source)
+    number = declared.pop("questions", None)
+    prompts = _read_one(source, place, declared)
+    return prompts if number is None else first_by_hash(prompts, _count(source, number), lambda prompt: prompt)
+
+
+def _read_one(source: str, place: str, declared: dict[str, str]) -> list[Prompt]:
+    kind, _, rest = place.partition(":")
     if kind == "embedded":
         from lasa.data.world.tables import PROMPT_TABLES
 
         return _named(PROMPT_TABLES, rest)()
     if rest and kind in LOADERS:
-        return _of_corpus(kind, rest)
+        return _of_corpus(source, kind, Path(rest), declared)
     if rest and kind == "hf":
-        dataset, declared = _declarations(rest, HUB_NAMES)
-        return load_from_hub(dataset, **declared)
-    path, declared = _declarations(source)
-    return read_prompts(Path(path), **declared)
+        return load_from_hub(rest, **_arguments(source, declared, COLUMN_NAMES, Columns, HUB_NAMES))
+    return read_prompts(Path(place), **_arguments(source, declared, COLUMN_NAMES, Columns))
+
+
+def first_by_hash(rows: Sequence[T], number: int, prompt_of: Callable[[T], Prompt]) -> list[T]:
+    """The rows of at most `number` questions of each language: those whose query id has the smallest hash.
+
+    Translations share their query id, so they are taken or left together.
+
+    Args:
+        rows: Prompts, or what has one.
+        number: How many questions.
+        prompt_of: Gives the prompt of a row.
+    """
+    queries: dict[str, set[str]] = {}
+    for prompt in map(prompt_of, rows):
+        queries.setdefault(prompt.language, set()).add(prompt.query_id)
+    kept = {language: set(sorted(ids, key=_id_hash)[:number]) for language, ids in queries.items()}
+    return [row for row in rows if prompt_of(row).query_id in kept[prompt_of(row).language]]
+
+
+def _id_hash(query_id: str) -> str:
+    return hashlib.sha256(query_id.encode()).hexdigest()
+
+
+def _count(source: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text)):
+        raise DataError(f"{source}: questions is a number from 1, not {text!r:.60}.")
+    return int(text)
 
 
 def named_sources(sources: Sequence[str]) -> dict[str, str]:
@@ -95,17 +133,36 @@ def _short_name(source: str) -> str:
 
 
 def load_preferences(source: str) -> list[Preference]:
-    """The preferences of a source (a file, or `embedded:name`).
+    """The preferences of a source, or of several that are joined.
 
     Raises:
-        DataError: The source does not exist or is not what it claims to be.
+        DataError: The source does not exist, is not what it claims to be, or declares what it cannot.
     """
-    kind, _, rest = source.partition(":")
+    found = []
+    for part in source.split(JOINED):
+        place, declared = _declarations(part)
+        number = declared.pop("questions", None)
+        rows = _read_preferences(part, place, declared)
+        found += rows if number is None else first_by_hash(rows, _count(part, number), lambda row: row.prompt)
+    return found
+
+
+def _read_preferences(source: str, place: str, declared: dict[str, str]) -> list[Preference]:
+    kind, _, rest = place.partition(":")
     if kind == "embedded":
         from lasa.data.world.tables import PREFERENCE_TABLES
 
         return _named(PREFERENCE_TABLES, rest)()
-    return read_preferences(Path(source))
+    loader = PREFERENCE_LOADERS.get(kind) if rest else None
+    inner, _, dataset = (rest if loader else place).partition(":")
+    if inner == "hf" and dataset:
+        given = _arguments(source, declared, () if loader else PREFERENCE_NAMES, PreferenceColumns, HUB_NAMES)
+        with hub_file(dataset, **{name: given.pop(name) for name in HUB_NAMES if name in given}) as path:
+            return loader(path) if loader else read_preferences(path, source=dataset, **given)
+    if loader:
+        _only(source, declared, ())
+        return loader(Path(rest))
+    return read_preferences(Path(place), **_arguments(source, declared, PREFERENCE_NAMES, PreferenceColumns))
 
 
 def source_hash(source: str) -> str | None:
@@ -116,41 +173,57 @@ def source_hash(source: str) -> str | None:
 
 def _hash_of_one(source: str) -> str | None:
     kind, _, rest = source.partition(":")
-    path = Path((rest if rest and kind in LOADERS else source).partition("?")[0])
+    corpus = rest and kind in (*LOADERS, *PREFERENCE_LOADERS)
+    path = Path((rest if corpus else source).partition("?")[0])
     if path.is_dir():
         files = (file for file in path.rglob("*") if file.is_file())
         return fingerprint({file.relative_to(path).as_posix(): file_hash(file) for file in files})
     return file_hash(path) if path.is_file() else None
 
 
-def _declarations(source: str, also: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
-    """A source without what is declared behind its question mark, and that as arguments of a reader."""
+def _declarations(source: str) -> tuple[str, dict[str, str]]:
+    """A source without what is declared behind its question mark, and that by name."""
     place, _, text = source.partition("?")
-    given = dict(parse_qsl(text, keep_blank_values=True))
-    known = (*COLUMN_NAMES, "label", "in_language", *also)
-    unknown = [name for name in given if name not in known]
-    if unknown or (text and not given):
-        raise DataError(f"{source}: cannot declare {(unknown or [text])[0]!r}; choose of {', '.join(known)}.")
-    columns: dict[str, Any] = {name: given[name] for name in COLUMN_NAMES if name in given}
-    if "languages" in columns:
-        columns["languages"] = tuple(columns["languages"].split(","))
-    declared: dict[str, Any] = {"columns": Columns(**columns), **{name: given[name] for name in also if name in given}}
-    if "in_language" in given:
-        declared["language"] = given["in_language"]
-    if "label" in given:
-        declared["harmful"] = LABELS.get(given["label"].lower())
-        if declared["harmful"] is None:
-            raise DataError(f"{source}: the label of every row is harmful or benign, not {given['label']!r}.")
+    declared = dict(parse_qsl(text, keep_blank_values=True))
+    if text and not declared:
+        raise DataError(f"{source}: cannot declare {text!r}; write name=value.")
     return place, declared
 
 
-def _of_corpus(name: str, rest: str) -> list[Prompt]:
-    place, _, split = rest.partition("?split=")
-    prompts = load_corpus(name, Path(place))
+def _only(source: str, declared: Mapping[str, str], known: Sequence[str]) -> None:
+    unknown = [name for name in declared if name not in known]
+    if unknown:
+        raise DataError(f"{source}: cannot declare {unknown[0]!r}; choose of {', '.join((*known, 'questions'))}.")
+
+
+def _arguments(
+    source: str, declared: Mapping[str, str], names: Sequence[str], columns: type, also: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What is declared as arguments of a reader."""
+    _only(source, declared, (*names, *(("label", "in_language") if names else ()), *also))
+    chosen: dict[str, Any] = {name: declared[name] for name in names if name in declared}
+    if "languages" in chosen:
+        chosen["languages"] = tuple(chosen["languages"].split(","))
+    found: dict[str, Any] = {name: declared[name] for name in also if name in declared}
+    if names:
+        found["columns"] = columns(**chosen)
+    if "in_language" in declared:
+        found["language"] = declared["in_language"]
+    if "label" in declared:
+        found["harmful"] = LABELS.get(declared["label"].lower())
+        if found["harmful"] is None:
+            raise DataError(f"{source}: the label of every row is harmful or benign, not {declared['label']!r}.")
+    return found
+
+
+def _of_corpus(source: str, name: str, place: Path, declared: Mapping[str, str]) -> list[Prompt]:
+    _only(source, declared, ("split",))
+    split = declared.get("split")
+    prompts = load_corpus(name, place)
     kept = [prompt for prompt in prompts if not split or prompt.details.get("split") == split]
     if not kept:
         known = ", ".join(sorted({str(prompt.details["split"]) for prompt in prompts if "split" in prompt.details}))
-        raise DataError(f"{name}:{rest}: there is no split {split!r}; there is {known or 'none'}.")
+        raise DataError(f"{source}: there is no split {split!r}; there is {known or 'none'}.")
     return kept
 
 

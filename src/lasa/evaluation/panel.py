@@ -101,6 +101,7 @@ class Panel:
                 each.flagged,
                 failure=str(each.extra.get("failure", "")),
                 reasoning=str(each.extra.get("reasoning", "")),
+                finish_reason="length" if each.extra.get("unfinished") else None,
             )
             for each in (samples[row] for row in due)
         ]
@@ -179,7 +180,8 @@ def _without_judge(answer: Answer) -> Verdict:
 
 
 def _sample(task: Task, answer: Answer, judges: Sequence[Judge], verdicts: Sequence[Verdict]) -> Sample:
-    facts = {"failure": answer.failure, "reasoning": answer.reasoning}
+    unfinished = answer.finish_reason == "length"
+    facts = {"failure": answer.failure, "reasoning": answer.reasoning, "unfinished": unfinished}
     extra: dict[str, Any] = {name: fact for name, fact in facts.items() if fact}
     if len(judges) == 2:
         extra["second"] = {"judge": judges[1].name, **asdict(verdicts[1])}

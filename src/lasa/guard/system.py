@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lasa.conditioning.condition import DEFAULT_CONDITION
-from lasa.conditioning.decision import Policy
+from lasa.conditioning.decision import Action, Policy
 from lasa.errors import ArtifactError, GuardError
 from lasa.guard.guard import Guard
 from lasa.interpreter.probe import load_interpreter
@@ -23,6 +23,7 @@ class System:
         interpreter: Folder of the interpreter that fits it, or None.
         guarded: Whether it is evaluated behind the guard.
         condition: The conditional text.
+        action: What the guard does with what it flags, where no policy says otherwise.
         aligned: Whether the model was trained on top of the interpreter's base.
         base: Fingerprint of the model that an aligned folder was trained from; empty where it does not say.
     """
@@ -32,6 +33,7 @@ class System:
     interpreter: Path | None = None
     guarded: bool = False
     condition: str = DEFAULT_CONDITION
+    action: Action = "condition"
     aligned: bool = False
     base: str = ""
 
@@ -67,7 +69,8 @@ class System:
                 f"{self.model.path} was aligned from another base model than the one that the interpreter in "
                 f"{interpreter} reads. Give the interpreter of its run, or force the pairing."
             )
-        return Guard(network, tokenizer, probe, replace(policy or Policy(), condition=self.condition))
+        policy = policy or Policy(harmful=self.action, controversial=self.action)
+        return Guard(network, tokenizer, probe, replace(policy, condition=self.condition))
 
     @property
     def interpreter_folder(self) -> Path:

@@ -38,6 +38,13 @@ class Recipe(Settings):
         swept = [name for name, system in self.systems.items() if system.sweep]
         if swept and not self.alignment.development:
             raise ValueError(f"systems.{swept[0]} is swept: set alignment.development to decide on")
+        points = [(name, point) for name, system in self.systems.items() for point in [system, *system.points()]]
+        for name, point in points:
+            if point.trusts and not self.alignment.harmless:
+                raise ValueError(
+                    f"systems.{name} learns to refuse from harmless text (the default of an adapter behind the "
+                    "condition): set alignment.harmless, or refusals_from: preferences"
+                )
         if self.alignment.watch_every and not self.alignment.development:
             raise ValueError("alignment.watch_every needs alignment.development to measure on")
         return self

@@ -72,15 +72,11 @@ def system_of_run(run: Path, recipe: Recipe, name: str, *, folder: Path | None =
         model = model.model_copy(update={"path": str(trained), "revision": None, "chat_template": None})
     return System(
         name=name,
-        model=_on(
-            recipe.model.model_copy(update={"path": str(trained), "revision": None, "chat_template": None})
-            if trained
-            else recipe.model,
-            device,
-        ),
+        model=_on(model, device),
         interpreter=own if own.is_dir() else run / "interpreter",
         guarded=settings.guarded,
         condition=recipe.alignment.condition or DEFAULT_CONDITION,
+        action=settings.action,
         aligned=trained is not None,
     )
 

@@ -96,9 +96,18 @@ def test_the_signal_decides_which_rows_are_conditioned():
         ('{"prompt": "x", "completion": "a", "label": "good", "language": "en", "harmful": true}', "column 'label'"),
         ('{"prompt": "x", "chosen": " ", "language": "en", "harmful": true}', "column 'chosen': the answer is empty"),
         (
-            '{"prompt": "x", "chosen": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "a"}], '
+            '{"prompt": "y", "chosen": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "a"}], '
             '"language": "en", "harmful": true}',
-            "column 'chosen': expected a text or a list with one message of the assistant",
+            "column 'chosen': the messages before the answer are not the prompt",
+        ),
+        (
+            '{"prompt": "x", "chosen": [{"role": "user", "content": "x"}], "language": "en", "harmful": true}',
+            "column 'chosen': expected a text, or a list of messages that ends in one of the assistant",
+        ),
+        ('{"chosen": "a", "language": "en", "harmful": true}', "column 'prompt': there is no prompt"),
+        (
+            '{"prompt": "x", "chosen": "a", "language": "en", "harmful": true, "unfinished": "both"}',
+            "column 'unfinished': expected chosen or rejected",
         ),
     ],
 )

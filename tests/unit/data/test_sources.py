@@ -82,3 +82,36 @@ class TestJoined:
     def test_two_of_one_name_are_refused(self):
         with pytest.raises(DataError, match="Two sources have the name 'x'"):
             named_sources(["x=a.csv", "x=b.csv"])
+
+
+class TestChosenByHash:
+    def test_the_same_questions_are_chosen_in_every_language(self, tmp_path):
+        path = tmp_path / "wide.jsonl"
+        path.write_text(
+            "".join(json.dumps({"id": f"q{n}", "en": f"tea {n}", "sw": f"chai {n}"}) + "\n" for n in range(40))
+        )
+        chosen = load_prompts(f"{path}?questions=5")
+        queries = {code: [p.query_id for p in chosen if p.language == code] for code in ("en", "sw")}
+        assert queries["en"] == queries["sw"] and len(set(queries["en"])) == 5
+        assert queries["en"] != [f"q{n}" for n in range(5)]
+        assert chosen == load_prompts(f"{path}?questions=5")
+        assert {p.query_id for p in chosen} <= {p.query_id for p in load_prompts(f"{path}?questions=6")}
+
+    def test_a_table_that_is_not_parallel_keeps_as_many_of_each_language(self, tmp_path):
+        rows = [{"query_id": f"{code}{n}", "language": code, "prompt": "x"} for code in ("en", "sw") for n in range(9)]
+        path = tmp_path / "long.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        chosen = load_prompts(f"{path}?questions=4")
+        assert [p.language for p in chosen] == ["en"] * 4 + ["sw"] * 4
+        assert len(load_prompts(f"{path}?questions=100")) == 18
+
+    def test_a_corpus_is_chosen_from_as_well(self, tmp_path):
+        path = tmp_path / "MultiJail.csv"
+        path.write_text("id,source,tags,en,sw\n" + "".join(f"{n},s,['t'],tea {n},chai {n}\n" for n in range(9)))
+        assert len(load_prompts(f"multijail:{path}?questions=3")) == 6
+        assert load_prompts(f"multijail:{path}?questions=3")[0].source == "multijail"
+
+    @pytest.mark.parametrize("number", ["", "0x3", "many", "-1"])
+    def test_what_is_no_number_is_refused(self, number, table):
+        with pytest.raises(DataError, match="questions is a number from 1"):
+            load_prompts(f"{table}?prompt=text&language=lang&questions={number}")

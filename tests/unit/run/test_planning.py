@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -7,6 +8,7 @@ from typer.testing import CliRunner
 from lasa.cli import app
 from lasa.errors import ModelError
 from lasa.run.planning import GIB, Machine, Shape, Work, activations, aligning, plan
+from lasa.run.recipe import read_recipe
 
 LLAMA_8B = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
@@ -16,6 +18,21 @@ QWEN_32B = {
     "model_type": "qwen2", "hidden_size": 5120, "intermediate_size": 27648, "num_hidden_layers": 64,
     "num_attention_heads": 40, "num_key_value_heads": 8, "vocab_size": 152064, "tie_word_embeddings": False,
 }  # fmt: skip
+
+
+QWEN_7B = {
+    "model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
+    "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+def test_the_recipe_for_a_model_of_7b_fits_one_gpu():
+    recipe = read_recipe(Path(__file__).parents[3] / "recipes" / "qwen2.5-7b-instruct.yaml")
+    lasa = recipe.systems["lasa"]
+    assert Shape.from_config(QWEN_7B).parameters == 7_615_616_512
+    work = Work(row_tokens=lasa.max_length, batch=lasa.batch_size, lora_rank=lasa.lora_rank)
+    stages = {stage.name: stage for stage in plan(Shape.from_config(QWEN_7B), Machine(gpus=1), work)}
+    assert stages["3  lora, one GPU"].fits
 
 
 @pytest.mark.parametrize(("config", "parameters"), [(LLAMA_8B, 8_030_261_248), (QWEN_32B, 32_763_876_352)])

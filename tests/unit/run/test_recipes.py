@@ -34,3 +34,19 @@ def test_the_baselines_are_swept():
 def test_lasa_is_trained_alike_in_every_embedded_recipe():
     lasas = [read_recipe(path).systems["lasa"] for path in RECIPES if path.stem.startswith("embedded")]
     assert len(lasas) == 3 and all(one == lasas[0] for one in lasas)
+
+
+@pytest.mark.parametrize("stem", ["qwen2.5-coder-0.5b", "qwen2.5-7b-instruct"])
+def test_the_recipes_of_real_models_learn_from_labelled_prompts_alone(stem):
+    recipe = read_recipe(next(path for path in RECIPES if path.stem == stem))
+    systems = recipe.systems
+    assert recipe.alignment.preferences == "own" and recipe.alignment.refusals is None
+    assert systems["lasa"].trusts and systems["lasa"].adapter == "behind_condition"
+    assert systems["lasa-early"].interpreter_layer == 1
+    assert systems["fixed-refusal"].action == "refuse" and systems["fixed-refusal"].method is None
+    assert all(len(systems[name].sweep) > 1 for name in ("surface-sft", "surface-kto"))
+    benchmarks = set(recipe.evaluation.benchmarks.values())
+    learned = {*recipe.interpreter.train, *recipe.alignment.harmless, *recipe.alignment.development}
+    assert not {source.partition("?")[0] for source in learned} & {
+        part.partition("?")[0] for source in benchmarks for part in source.split(" + ")
+    }

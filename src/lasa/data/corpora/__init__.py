@@ -17,11 +17,14 @@ from lasa.data.corpora.harmful import (
     load_xstest,
 )
 from lasa.data.corpora.lasa_official import load_multijail_1k, load_ssi_harmful, load_ultrafeedback
+from lasa.data.corpora.pairs import PREFERENCE_LOADERS
 from lasa.data.corpora.parallel import load_ntrex, load_nusax_mt, load_tatoeba
 from lasa.data.corpora.utility import load_global_mmlu_lite, load_mgsm, load_nusax_sentiment, load_xcopa
 from lasa.data.corpora.xsafety import load_xsafety
 from lasa.data.prompts import Prompt
 from lasa.errors import DataError
+
+__all__ = ["LOADERS", "PREFERENCE_LOADERS", "load_corpus"]
 
 LOADERS: dict[str, Callable[[Path], list[Prompt]]] = {
     "multijail": load_multijail,

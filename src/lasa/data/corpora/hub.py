@@ -1,8 +1,11 @@
-"""Prompts from any Hugging Face dataset, by declared columns."""
+"""Rows of any Hugging Face dataset, and prompts from them by declared columns."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 from lasa.data.prompts import Columns, Prompt, read_prompts
 from lasa.errors import DataError
@@ -37,6 +40,22 @@ def load_from_hub(
     Raises:
         DataError: The dataset cannot be loaded, is empty, or its rows are no prompts under these columns.
     """
+    columns = columns or Columns()
+    with hub_file(dataset_id, split=split, config=config, revision=revision) as rows:
+        prompts = read_prompts(rows, columns, harmful=harmful, language=language)
+    own = {rows.stem, ""}  # the source of a row without one is its file
+    return [replace(prompt, source=dataset_id) if prompt.source in own else prompt for prompt in prompts]
+
+
+@contextmanager
+def hub_file(
+    dataset_id: str, *, split: str = "train", config: str | None = None, revision: str | None = None
+) -> Iterator[Path]:
+    """The rows of a dataset as a Parquet file, as long as they are needed; arguments as in `load_from_hub`.
+
+    Raises:
+        DataError: The dataset cannot be loaded or is empty; an error about the file is one about the dataset.
+    """
     import datasets
 
     where = f"Dataset {dataset_id!r}, split {split!r}"
@@ -49,14 +68,10 @@ def load_from_hub(
         ) from error
     if not len(table):
         raise DataError(f"{where}, has no rows. Choose another split.")
-    columns = columns or Columns()
     with tempfile.TemporaryDirectory() as folder:
-        rows = Path(folder) / "rows.parquet"
+        rows = Path(folder) / f"{uuid4().hex}.parquet"
         table.to_parquet(str(rows))
         try:
-            prompts = read_prompts(rows, columns, harmful=harmful, language=language)
+            yield rows
         except DataError as error:
             raise DataError(str(error).replace(str(rows), where)) from None
-    if columns.source in table.column_names:
-        return prompts
-    return [replace(prompt, source=dataset_id) for prompt in prompts]
