@@ -96,7 +96,7 @@ def test_an_adaptive_search_rewords_the_harmful_prompts_alone_and_keeps_those_it
     other = user_prompt("o", "en", "What else is there?", harmful=True, source="t")
 
     def score(prompts):
-        return [0.5 if "else" in p.text.lower() else float(p.text == PROMPT.text) for p in prompts]
+        return [0.5 if p.query_id == "o" else float(p.text == PROMPT.text) for p in prompts]
 
     splits = with_searches({"b": [PROMPT, benign, other]}, ["adaptive=6"], score)
     moved, kept = splits["b/adaptive"]

@@ -210,10 +210,10 @@ def test_any_part_of_the_metrics_may_be_missing(tmp_path: Path, missing: str) ->
 
 def test_attack_success_on_changed_copies_stands_beside_that_as_written(run: Path, page: Page) -> None:
     table = page.text[page.text.index("Attacks as a table") :]
-    assert "multijail/base64 base 46.4 % 42.1–50.8 % n 500 65.2 %" in table
+    assert "multijail/base64 base 46.4 % 42.1–50.8 % n 500, 3 unscored 65.2 %" in table
     assert "multijail/word_switch lasa 3.4 % 2.1–5.4 % n 500 19.8 %" in table
     assert "Split “multijail" not in page.text
-    rows = list(csv.DictReader((run / "figures" / "attacks.csv").open(encoding="utf-8")))
+    rows = list(csv.DictReader((run / "figures" / "attacks.csv").read_text(encoding="utf-8").splitlines()))
     assert [(row["system"], row["where"], row["metric"]) for row in rows[-2:]] == [
         ("lasa", "unchanged", "multijail/word_switch"),
         ("lasa", "all", "multijail/word_switch"),
