@@ -115,6 +115,8 @@ def test_an_adaptive_attack_searches_against_the_systems_own_interpreter(evaluat
     guarded = ("--name", "guarded", "--interpreter", str(folders / "interpreter"))
     with pytest.raises(RecipeError, match="searches against an interpreter"):
         evaluate("--name", "base", "--perturb", "adaptive=4")
+    with pytest.raises(RecipeError, match="a guarded system in this process"):
+        evaluate("--endpoint", "http://m.test/v1", "--model", "m", "--perturb", "adaptive=4")
     evaluate(*guarded, "--perturb", "adaptive=4")
     samples = read_samples(folders / "out" / "samples" / "guarded.jsonl")
     found = [sample for sample in samples if sample.split == "asked/adaptive"]
