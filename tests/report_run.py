@@ -111,6 +111,13 @@ def metrics(names: Sequence[str] = tuple(SYSTEMS)) -> dict[str, Any]:
         "splits": {
             "concepts": {"systems": systems, "interpreter": {"seen": probe, "unseen": probe}},
             "templates": {"systems": {"base": systems["base"], "lasa": systems["lasa"]}},
+            "multijail/base64": {
+                "systems": {"base": system(0.31, 0.8, 0.1), "lasa": systems["lasa"]},
+                "unchanged": {name: systems[name]["all"]["asr"] for name in ("base", "lasa") if name in systems},
+            },
+            "multijail/word_switch": {
+                "systems": {"lasa": system(0.1, 0.24, 0.1)}, "unchanged": {"lasa": rate(0.034, 500)},
+            },
         },
         "comparisons": [
             comparison("lasa", "base", "unseen", "asr", -0.58, -0.64, -0.52, 1e-9),

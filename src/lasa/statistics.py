@@ -126,7 +126,7 @@ def cluster_rate(
     for as many independent rows as there are clusters.
 
     Args:
-        successes: One 0/1 per scored row.
+        successes: One 0/1 per scored row, or a grade between.
         clusters: The cluster of each row (its question).
         unscored: Rows left out.
         resamples: Bootstrap resamples.
@@ -169,12 +169,12 @@ def paired_difference(
 
     The interval is the percentile interval of a paired cluster bootstrap. The p-value is that of the randomisation
     test that swaps the two systems in whole clusters (sign flips), which holds its level with few clusters too; with
-    one pair per cluster its exact form is McNemar's. Where all clusters show the same difference the bootstrap has no
-    width: the interval is then widened by Wilson's upper bound of "none of this many clusters".
+    one pair per cluster its exact form for 0/1 is McNemar's. Where all clusters show the same difference the bootstrap
+    has no width: the interval is then widened by Wilson's upper bound of "none of this many clusters".
 
     Args:
-        first: 0/1 per pair for one system.
-        second: 0/1 per pair for the other.
+        first: 0/1, or a grade between, per pair for one system.
+        second: The same for the other.
         clusters: The cluster of each pair (its question).
         resamples: Bootstrap resamples and sign flips.
         seed: Seed of both.
@@ -199,9 +199,9 @@ def paired_difference(
     else:
         differences = _resampled_ratio(sums, rows, resamples, seed)
         low, high = percentiles(differences)
-        independent_variance = discordant / a.size - value**2
+        independent_variance = float(np.square(a - b).mean()) - value**2
         effective = float(np.clip(independent_variance / differences.var(), rows.size, a.size))
-    if rows.size == a.size:
+    if rows.size == a.size and np.isin([a, b], (0, 1)).all():
         p_value, test = mcnemar_exact(a, b), "McNemar exact"
     else:
         p_value, test = _sign_flip_p(sums, resamples, seed), "cluster sign-flip permutation"

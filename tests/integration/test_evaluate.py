@@ -21,6 +21,7 @@ from lasa.errors import ArtifactError, DataError, RecipeError
 from lasa.evaluation.samples import read_samples
 from lasa.files.artifacts import model_fingerprint, read_json
 from lasa.models.generation import GenerationSettings
+from lasa.report.html import write_report
 from servers import serving
 
 PROMPTS = evaluation_prompts("combinations", 3, ("en", "sw"))
@@ -108,6 +109,32 @@ def test_a_model_and_the_guarded_model_in_one_folder_are_ready_to_compare(evalua
     assert (folders / "difference.md").read_text().startswith("| metric |")
     with (folders / "difference.csv").open() as file:
         assert [row["group"] for row in csv.DictReader(file)][:3] == ["en", "sw", "all"]
+
+
+def test_an_adaptive_attack_searches_against_the_systems_own_interpreter(evaluate, folders):
+    guarded = ("--name", "guarded", "--interpreter", str(folders / "interpreter"))
+    with pytest.raises(RecipeError, match="searches against an interpreter"):
+        evaluate("--name", "base", "--perturb", "adaptive=4")
+    with pytest.raises(RecipeError, match="a guarded system in this process"):
+        evaluate("--endpoint", "http://m.test/v1", "--model", "m", "--perturb", "adaptive=4")
+    evaluate(*guarded, "--perturb", "adaptive=4")
+    samples = read_samples(folders / "out" / "samples" / "guarded.jsonl")
+    found = [sample for sample in samples if sample.split == "asked/adaptive"]
+    assert len(found) == sum(bool(prompt.harmful) for prompt in PROMPTS)
+    for sample in found:
+        facts = sample.prompt.details
+        assert facts["scored"] <= 4 and facts["score_after"] <= facts["score_before"]
+        assert sample.score == pytest.approx(
+            facts["score_after"], abs=1e-4
+        )  # what was searched is what the guard reads
+    evaluate(*guarded, "--perturb", "adaptive=4")  # goes on with the same prompts
+    evaluate("--name", "base")  # is not asked what was searched against another
+    metrics = read_json(folders / "out" / "metrics.json")
+    assert set(metrics["systems"]) == {"base", "guarded"}
+    split = metrics["splits"]["asked/adaptive"]
+    assert set(split["systems"]) == set(split["unchanged"]) == {"guarded"}
+    assert split["systems"]["guarded"]["all"]["asr"]["n"] == split["unchanged"]["guarded"]["n"] == len(found)
+    assert 'id="attacks"' in write_report(folders / "out").read_text()
 
 
 def test_a_name_stands_for_one_system_and_a_folder_for_one_set_of_prompts(evaluate, folders):

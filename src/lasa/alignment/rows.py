@@ -1,9 +1,10 @@
 """From preference tables to token rows: exactly the tokens that the guard will see, conditioned on the same signal.
 
 A row is a rendered prompt, the condition's token ids where the signal says so, and a completion that ends with the
-turn's own terminator. The signal is by default the interpreter's hard decision, so that benign prompts it wrongly
-flags teach the model to help in spite of the condition, and harmful ones it misses teach it to refuse without. The
-soft signal puts the interpreter's probability in place of its decision (see `lasa.models.soft_condition`).
+turn's own terminator; a block of reasoning that the chat template opens is closed before the answer. The signal is by
+default the interpreter's hard decision, so that benign prompts it wrongly flags teach the model to help in spite of the
+condition, and harmful ones it misses teach it to refuse without. The soft signal puts the interpreter's probability in
+place of its decision (see `lasa.models.soft_condition`).
 """
 
 import random
@@ -17,7 +18,7 @@ from lasa.data.preferences import Preference
 from lasa.data.prompts import Prompt
 from lasa.errors import DataError
 from lasa.models.rendering import render, turn_end_ids
-from lasa.models.thinking import answer_header, thinking_tail
+from lasa.models.thinking import answer_header, answer_in_block, block_end, opened_block, thinking_tail
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class TrainingExample:
 
     Attributes:
         prompt_ids: Rendered prompt, followed by the condition where the signal asked for it.
-        completion_ids: Answer and terminator.
+        completion_ids: Answer and terminator, behind the end of a block of reasoning that the prompt has opened.
         desirable: Whether the answer is the preferred one.
         query_id: Meaning of the prompt, to keep KL partners apart.
         language: Language of the prompt.
@@ -109,16 +110,18 @@ def token_rows(
         seed: Of the order.
     """
     turn_end, thinking, header = turn_end_ids(tokenizer), thinking_tail(tokenizer), answer_header(tokenizer)
+    opened, end = opened_block(tokenizer), block_end(tokenizer)
     rows = []
     for preference, condition in zip(preferences, conditions, strict=True):
         prompt_ids = render(tokenizer, preference.prompt.messages).token_ids
         prompt_ids = place_condition(prompt_ids, condition, thinking, header) if condition else [*prompt_ids, *header]
         for side, text in (("chosen", preference.chosen), ("rejected", preference.rejected)):
             if text is not None:
+                ends = () if preference.unfinished == side else turn_end
                 rows.append(
                     TrainingExample(
                         prompt_ids,
-                        completion_ids(tokenizer, text, () if preference.unfinished == side else turn_end),
+                        completion_ids(tokenizer, answer_in_block(text, opened, end), ends),
                         side == "chosen",
                         preference.prompt.query_id,
                         preference.prompt.language,

@@ -10,7 +10,7 @@ from lasa.evaluation.settings import AnsweringSettings, JudgingSettings
 from lasa.models.settings import ModelSettings
 
 if TYPE_CHECKING:
-    from lasa.evaluation.answering import Answerer
+    from lasa.evaluation.answering import Answerer, LocalModel
     from lasa.evaluation.judge_settings import JudgeSettings
     from lasa.guard.system import System
     from lasa.run.recipe import Recipe
@@ -45,7 +45,8 @@ def evaluate(
         [],
         help="Also ask changed copies: typos, casing, zero_width, homoglyphs, romanise, code_switch[=LANGUAGE], "
         "split_turns[=TURNS], leetspeak, base64, reversed_text, caesar, crescendo, word_switch=LANGUAGE, "
-        "prefill=TEXT, answer_in=LANGUAGE; repeatable.",
+        "prefill=TEXT, answer_in=LANGUAGE, adaptive[=BUDGET] (a search against a guarded system's interpreter); "
+        "repeatable.",
     ),
     language: list[str] = typer.Option([], help="Ask in this language only; repeatable."),
     limit: int | None = typer.Option(None, min=1, help="Ask this many questions of each benchmark, drawn at random."),
@@ -65,13 +66,14 @@ def evaluate(
 
     from rich.console import Console
 
+    from lasa.data.prompts import Prompt
     from lasa.errors import RecipeError
     from lasa.evaluation.endpoint import check_no_prefill
     from lasa.evaluation.judge_settings import make_judges
     from lasa.evaluation.panel import Panel
     from lasa.evaluation.results import ResultsFolder
     from lasa.evaluation.run import generate_samples, launched_processes
-    from lasa.evaluation.slices import choose, load_benchmarks, with_changes
+    from lasa.evaluation.slices import choose, is_search, load_benchmarks, search_budget, with_changes, with_searches
     from lasa.languages import canonical_language
     from lasa.models.generation import GenerationSettings
     from lasa.progress import show_progress
@@ -93,7 +95,13 @@ def evaluate(
     quiet_libraries()
     recipe = open_run(choice.run) if choice.run else None
     sources = _sources(benchmark, recipe)
-    splits = with_changes(choose(load_benchmarks(sources), language, limit, seed), perturb, seed)
+    chosen = choose(load_benchmarks(sources), language, limit, seed)
+    searches = [change for change in perturb if is_search(change)]
+    for change in searches:
+        search_budget(change)
+    splits = with_changes(chosen, [change for change in perturb if change not in searches], seed)
+    if searches and (endpoint or engine == "vllm"):
+        raise RecipeError(f"{searches[0]} searches against the interpreter of a guarded system in this process.")
     if endpoint or engine == "vllm":
         check_no_prefill(prompt for prompts in splits.values() for prompt in prompts)
     settings = _judges(judge, recipe, sources)
@@ -101,7 +109,7 @@ def evaluate(
     panel.check([(split, prompt) for split, prompts in splits.items() for prompt in prompts])
     generation = GenerationSettings(max_new_tokens=answering.max_new_tokens)
     answerer: Answerer
-    folder = ResultsFolder(output)
+    folder, own = ResultsFolder(output), dict[str, list[Prompt]]()
     with ExitStack() as opened:
         opened.enter_context(folder.locked() if processes.index == 0 else nullcontext())
         if endpoint:
@@ -110,6 +118,8 @@ def evaluate(
         else:
             asked = choice.find(model, processes.device)
             called = name or asked.name
+            if searches and not asked.guarded:
+                raise RecipeError(f"{searches[0]} searches against an interpreter. Give --interpreter DIR.")
             if engine == "vllm":
                 started = vllm_system(
                     asked,
@@ -120,12 +130,13 @@ def evaluate(
                 )
                 answerer, facts = opened.enter_context(started)
             else:
-                answerer, facts = _local(asked, generation)
+                local, facts = _local(asked, generation)
+                answerer, own = local, with_searches(chosen, searches, local.harm, seed)
         if processes.index == 0:
-            folder.register(called, facts, splits)
+            folder.register(called, facts, splits, own)
         generate_samples(
             folder.samples_file(called),
-            splits,
+            {**splits, **own},
             panel,
             answerer,
             batch_size=answering.batch_size,
@@ -168,7 +179,7 @@ def _judges(texts: list[str], recipe: "Recipe | None", sources: list[str]) -> "l
     return [judge_from_text("embedded-world")] if only_embedded else []
 
 
-def _local(system: "System", generation: Any) -> "tuple[Answerer, dict[str, Any]]":
+def _local(system: "System", generation: Any) -> "tuple[LocalModel, dict[str, Any]]":
     """A local system, and what decides its answers."""
     from dataclasses import asdict
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lasa.data.prompts import Prompt
+from lasa.errors import GuardError
 from lasa.evaluation.reasoning import UNFINISHED, Reasoned, split_tokens
 from lasa.guard.guard import Guard
 from lasa.models.generation import (
@@ -84,6 +85,17 @@ class LocalModel:
         for row, answer in zip(rows, self._plain(asked) if self.guard is None else self._guarded(asked), strict=True):
             answers[row] = answer
         return answers
+
+    def harm(self, prompts: Sequence[Prompt]) -> list[float]:
+        """The interpreter's probability that each prompt is harmful, without an answer.
+
+        Raises:
+            GuardError: There is no guard.
+        """
+        if self.guard is None:
+            raise GuardError("Only a guarded system has an interpreter to search against. Give --interpreter DIR.")
+        asked = [prompt.messages for prompt in prompts]
+        return [one.score for one in self.guard.decide(asked, [prompt.language or None for prompt in prompts])]
 
     def _guarded(self, prompts: Sequence[Prompt]) -> list[Answer]:
         assert self.guard is not None

@@ -1,6 +1,7 @@
 """Compare two runs, or two systems of one run, on the prompts that both answered: by language, and by group.
 
-Languages are tested one by one with McNemar's exact test and Holm's correction over them; groups by question.
+Languages are tested one by one with McNemar's exact test (grades by sign flips) and Holm's correction over them;
+groups by question.
 """
 
 import csv
@@ -13,7 +14,7 @@ from typing import Any
 from rich.table import Table
 
 from lasa.errors import DataError
-from lasa.evaluation.metrics import METRIC_NAMES, Metric, compare_systems, plain_verdict
+from lasa.evaluation.metrics import METRIC_NAMES, Metric, compare_systems, occurs, plain_verdict
 from lasa.evaluation.outcomes import Sample
 from lasa.evaluation.samples import read_samples
 from lasa.files.artifacts import write_json, write_text
@@ -21,6 +22,10 @@ from lasa.languages import sort_languages
 from lasa.statistics import holm
 
 COMPARED: tuple[Metric, ...] = ("asr", "over_refusal", "helpful")
+"""What a run compares."""
+
+ALL_COMPARED: tuple[Metric, ...] = ("asr", "asr_any_language", "strongreject", "over_refusal", "helpful", "accuracy")
+"""What two places are compared on."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ def compare(
     *,
     seen_languages: Collection[str] = (),
     languages: Collection[str] | None = None,
-    metrics: Sequence[Metric] = (*COMPARED, "accuracy"),
+    metrics: Sequence[Metric] = ALL_COMPARED,
     split: str | None = None,
 ) -> list[ComparisonRow]:
     """Compare what is in two places.
@@ -126,11 +131,11 @@ def compare_samples(
     languages: Sequence[str],
     *,
     seen_languages: Collection[str] = (),
-    metrics: Sequence[Metric] = (*COMPARED, "accuracy"),
+    metrics: Sequence[Metric] = ALL_COMPARED,
 ) -> list[ComparisonRow]:
     """Compare two systems' samples by language and by group.
 
-    A metric whose prompts occur in neither system is left out.
+    A metric of which neither system has anything of its own (see `metrics.occurs`) is left out.
     """
     groups = {"all": list(languages)}
     asked_b = {sample.split for sample in b}
@@ -140,9 +145,9 @@ def compare_samples(
         groups = {"seen": seen, "unseen": [code for code in languages if code not in seen], **groups}
     rows = []
     for metric in metrics:
-        entries = [compare_systems(a, b, name_a, name_b, {code}, code, metric) for code in languages]
-        if not any(entry["n"] or entry["unscored"] or entry["unpaired"] for entry in entries):
+        if not occurs([sample for sample in (*a, *b) if sample.prompt.language in languages], metric):
             continue
+        entries = [compare_systems(a, b, name_a, name_b, {code}, code, metric) for code in languages]
         _correct_by_holm(entries)
         entries += [
             compare_systems(a, b, name_a, name_b, codes, group, metric) for group, codes in groups.items() if codes

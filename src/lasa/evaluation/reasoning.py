@@ -9,16 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lasa.models.thinking import THINKING_MARKERS
-
-CLOSERS = dict(
-    zip(
-        THINKING_MARKERS,
-        ("</think>", "</thought>", "[/THINK]", "</seed:think>", "<|channel|>final<|message|>"),
-        strict=True,
-    )
-)
-"""How each block of reasoning ends."""
+from lasa.models.thinking import CLOSERS, THINKING_MARKERS
 
 UNFINISHED = "unfinished: the reasoning did not end within the length limit"
 """Why a prompt has no answer where a model was still thinking."""

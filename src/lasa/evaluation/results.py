@@ -7,7 +7,7 @@
     agreement/<system>.json  with two judges: how far they agree
     labels/<system>.csv      with two judges: what people should label, disagreements and a random draw
 
-All systems of a folder are asked the same prompts.
+All systems of a folder are asked the same prompts, except what was searched against one of them.
 """
 
 import json
@@ -64,21 +64,25 @@ class ResultsFolder:
         except Timeout:
             raise ArtifactError(f"Another process is working on {self.path}. Wait for it, or stop it.") from None
 
-    def register(self, system: str, facts: Mapping[str, Any], benchmarks: Mapping[str, Sequence[Prompt]]) -> None:
+    def register(
+        self,
+        system: str,
+        facts: Mapping[str, Any],
+        benchmarks: Mapping[str, Sequence[Prompt]],
+        own: Mapping[str, Sequence[Prompt]] | None = None,
+    ) -> None:
         """Remember what a system is and what it is asked, or make sure that it is what the folder knows.
 
         Args:
             system: Its name.
             facts: Whatever decides its answers.
             benchmarks: Prompts by split.
+            own: Prompts by split that were searched against this system, which no other is asked.
 
         Raises:
             ArtifactError: The folder holds answers to other prompts, or of another system under this name.
         """
-        asked = {
-            split: {"prompts": len(prompts), "fingerprint": fingerprint([prompt.to_json() for prompt in prompts])}
-            for split, prompts in benchmarks.items()
-        }
+        asked = _identified(benchmarks)
         record = self.path / "benchmarks.json"
         if record.exists() and read_json(record) != asked:
             raise ArtifactError(
@@ -87,7 +91,7 @@ class ResultsFolder:
             )
         write_json(record, asked)
         path = self.path / "systems" / f"{system}.json"
-        given = json.loads(json.dumps(dict(facts)))
+        given = json.loads(json.dumps({**facts, "searched": _identified(own)} if own else dict(facts)))
         known = read_json(path)["facts"] if path.exists() else given
         differing = sorted(name for name in {*known, *given} if known.get(name) != given.get(name))
         if differing:
@@ -103,7 +107,8 @@ class ResultsFolder:
         """Compute and write `metrics.json` of all systems in the folder, and what two judges agree on.
 
         Args:
-            splits: The benchmarks and their changed copies; the first is the headline.
+            splits: The benchmarks and their changed copies; the first is the headline. What was searched against
+                single systems follows them.
             seen_languages: Languages that the systems were aligned on, if any.
             panel: The judges, for what they cost.
             labels: Labelled sheets by system, to correct the attack success for the judge's errors.
@@ -113,6 +118,7 @@ class ResultsFolder:
         """
         files = sorted((self.path / "samples").glob("*.jsonl"))
         systems = {file.stem: read_samples(file) for file in files}
+        splits = list(dict.fromkeys([*splits, *(sample.split for found in systems.values() for sample in found)]))
         metrics: dict[str, Any] = {
             "schema": 1,
             "seen_languages": list(seen_languages),
@@ -166,6 +172,13 @@ def corrected_attack_success(samples: Sequence[Sample], judged: Sequence[Sample]
         "asr": corrected.to_json(),
         "sensitivity": quality.sensitivity.to_json(),
         "specificity": quality.specificity.to_json(),
+    }
+
+
+def _identified(benchmarks: Mapping[str, Sequence[Prompt]]) -> dict[str, Any]:
+    return {
+        split: {"prompts": len(prompts), "fingerprint": fingerprint([prompt.to_json() for prompt in prompts])}
+        for split, prompts in benchmarks.items()
     }
 
 

@@ -2,14 +2,16 @@
 
 A benchmark is written `source` or `name=source`. A change is written as its name (`typos`), or as `name=value` where it
 takes one: `code_switch=en`, `word_switch=sw`, `split_turns=3`, `prefill=TEXT`, `answer_in=en`. The changed copies of a
-benchmark are a split of their own, `multijail/typos`, whose questions pair with those of the unchanged one.
+benchmark are a split of their own, `multijail/typos`, whose questions pair with those of the unchanged one. `adaptive`
+is no change but a search against the interpreter of one system, which it needs.
 """
 
 import random
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import get_args
 
 from lasa.data.attacks import (
+    adaptive,
     base64_text,
     caesar,
     crescendo,
@@ -23,6 +25,7 @@ from lasa.data.prompts import Prompt
 from lasa.data.sources import load_prompts, named_sources
 from lasa.errors import DataError
 from lasa.languages import canonical_language
+from lasa.progress import progress
 
 ATTACKS = {
     "leetspeak": leetspeak,
@@ -41,7 +44,11 @@ CHANGES = (
     "split_turns=TURNS",
     "prefill=TEXT",
     "answer_in=LANGUAGE",
+    "adaptive[=BUDGET]",
 )
+
+BUDGET = 30
+"""Prompts that an adaptive search may have scored, for each one that it rewords."""
 
 
 def load_benchmarks(sources: Sequence[str]) -> dict[str, list[Prompt]]:
@@ -101,6 +108,57 @@ def with_changes(
             if not copies:
                 raise DataError(f"{change} changes no prompt of {name} (scripts without case, no translations, ...).")
             splits[f"{name}/{change.partition('=')[0]}"] = copies
+    return splits
+
+
+def is_search(change: str) -> bool:
+    """Whether a change is a search against a system's own interpreter."""
+    return change.partition("=")[0] == "adaptive"
+
+
+def search_budget(change: str) -> int:
+    """The budget of an adaptive search.
+
+    Raises:
+        DataError: It is no number above 1.
+    """
+    _, given, value = change.partition("=")
+    if given and not (value.isdecimal() and int(value) > 1):
+        raise DataError(f"{change!r}: give the prompts that may be scored for each one, 2 or more: adaptive={BUDGET}.")
+    return int(value) if given else BUDGET
+
+
+def with_searches(
+    tables: Mapping[str, Sequence[Prompt]],
+    changes: Sequence[str],
+    score: Callable[[Sequence[Prompt]], Sequence[float]],
+    seed: int = 0,
+) -> dict[str, list[Prompt]]:
+    """A split of adaptive rewordings per benchmark and search; see `lasa.data.attacks.adaptive`.
+
+    The harmful prompts alone, and those too for which nothing was found: the rate is that of all who would try.
+
+    Args:
+        tables: The benchmarks as written.
+        changes: `adaptive` or `adaptive=BUDGET`.
+        score: Probability of harm for each of some prompts.
+        seed: Of the changes.
+
+    Raises:
+        DataError: A benchmark has no harmful prompt, or a budget is none.
+    """
+    splits: dict[str, list[Prompt]] = {}
+    for change in changes:
+        budget = search_budget(change)
+        for name, prompts in tables.items():
+            harmful = [prompt for prompt in prompts if prompt.harmful]
+            if not harmful:
+                raise DataError(f"{change} rewords harmful prompts, and {name} has none.")
+            found = splits[f"{name}/adaptive"] = list[Prompt]()
+            with progress(f"Searching rewordings of {name}", len(harmful), "prompts") as advance:
+                for prompt in harmful:
+                    found.append(adaptive(prompt, score, budget, seed))
+                    advance(1)
     return splits
 
 

@@ -1,4 +1,4 @@
-"""Where an answer begins: behind the template's header, before a block of reasoning and inside it.
+"""Where an answer begins: behind the template's header, before a block of reasoning, inside it and behind it.
 
 Some chat templates open the block at the end of the generation prompt, others leave that to the model. The prompt is
 read as it was rendered, opener included; where the condition must then come before the opener, the opener's tokens
@@ -15,8 +15,18 @@ from torch import nn
 from lasa.errors import GuardError
 from lasa.models.rendering import render, render_text
 
-THINKING_MARKERS = ("<think>", "<thought>", "[THINK]", "<seed:think>", "<|channel|>analysis<|message|>")
-"""How models mark the beginning of their reasoning."""
+CLOSERS = {
+    "<think>": "</think>",
+    "<thought>": "</thought>",
+    "[THINK]": "[/THINK]",
+    "<seed:think>": "</seed:think>",
+    "<|channel|>analysis<|message|>": "<|channel|>final<|message|>",
+}
+"""How models mark the beginning of their reasoning, and how they end each kind of block."""
+
+THINKING_MARKERS = tuple(CLOSERS)
+
+_ASKED = ({"role": "user", "content": "a"},)
 
 
 def thinking_openers(tokenizer: Any) -> list[list[int]]:
@@ -31,14 +41,51 @@ def thinking_tail(tokenizer: Any) -> list[int]:
 
     A block that the template also closes (reasoning switched off) does not count.
     """
-    turn = ({"role": "user", "content": "a"},)
-    whole, without = (render_text(tokenizer, turn, add_generation_prompt=wanted) for wanted in (True, False))
+    opened = opened_block(tokenizer)
+    ids: list[int] = tokenizer(opened, add_special_tokens=False)["input_ids"] if opened else []
+    return ids if ids and render(tokenizer, _ASKED).token_ids[-len(ids) :] == ids else []
+
+
+def opened_block(tokenizer: Any) -> str:
+    """The end of the generation prompt that opens a block of reasoning, as text; "" where the template opens none."""
+    whole, without = (render_text(tokenizer, _ASKED, add_generation_prompt=wanted) for wanted in (True, False))
     prompt = whole[len(without) :] if whole.startswith(without) else ""
     start = max(prompt.rfind(marker) for marker in THINKING_MARKERS)
     if start < 0 or "/" in prompt[start:]:  # closed again: every closing marker has a slash
-        return []
-    ids: list[int] = tokenizer(prompt[start:], add_special_tokens=False)["input_ids"]
-    return ids if render(tokenizer, turn).token_ids[-len(ids) :] == ids else []
+        return ""
+    return prompt[start:]
+
+
+def answer_in_block(text: str, opened: str, end: str) -> str:
+    """An answer as it is said where the prompt has opened a block of reasoning.
+
+    Args:
+        text: The answer. Thoughts of its own, up to the marker that ends them, stay; without any the block is empty.
+        opened: `opened_block`: what the prompt has said already.
+        end: `block_end`: what stands between thoughts and answer; "" where no block is open.
+    """
+    closer = end.strip()
+    if not closer or closer not in text:
+        return end + text
+    return text.lstrip().removeprefix(opened.strip()).lstrip()
+
+
+def block_end(tokenizer: Any) -> str:
+    """What closes the block of reasoning that the generation prompt opens, up to the answer; "" where it opens none.
+
+    As the template writes it behind thoughts that it is given. Where it writes none: the marker that belongs to the
+    opening one, with the white space that stands behind that (twice between block and answer, as templates have it).
+    """
+    opened = opened_block(tokenizer)
+    if not opened:
+        return ""
+    [marker] = [marker for marker in THINKING_MARKERS if opened.startswith(marker)]
+    thought, answer = "lasa thought", "lasa answer"
+    said = {"role": "assistant", "reasoning_content": thought, "content": answer}
+    written = render_text(tokenizer, (*_ASKED, said), add_generation_prompt=False)
+    between = written.partition(thought)[2].partition(answer)[0]
+    space = opened[len(opened.rstrip()) :]
+    return between if CLOSERS[marker] in between else space + CLOSERS[marker] + 2 * space
 
 
 def answer_header(tokenizer: Any) -> list[int]:
@@ -49,10 +96,10 @@ def answer_header(tokenizer: Any) -> list[int]:
     Raises:
         GuardError: An answer does not stand where the generation prompt ends, so the condition cannot be placed.
     """
-    turn, answer = {"role": "user", "content": "a"}, "lasa"
-    prompt = render_text(tokenizer, (turn,))
-    begun = len(render_text(tokenizer, (turn,), add_generation_prompt=False))
-    written = render_text(tokenizer, (turn, {"role": "assistant", "content": answer}), add_generation_prompt=False)
+    answer = "lasa"
+    prompt = render_text(tokenizer, _ASKED)
+    begun = len(render_text(tokenizer, _ASKED, add_generation_prompt=False))
+    written = render_text(tokenizer, (*_ASKED, {"role": "assistant", "content": answer}), add_generation_prompt=False)
     before = written[: max(0, written.rfind(answer))]
     blocks = [place for marker in THINKING_MARKERS if (place := prompt.find(marker, begun)) >= 0]
     head = prompt[: min(blocks, default=len(prompt))].rstrip()

@@ -88,7 +88,8 @@ def _settings(run: Run) -> list[str]:
 def _untested(run: Run) -> list[str]:
     if not run.systems:
         return []
-    missing = ["attacks that were made with knowledge of this defence"]
+    searched = any(name.endswith("/adaptive") for name in run.splits)
+    missing = [] if searched else ["attacks that were made with knowledge of this defence"]
     prompts = [sample.prompt for samples in run.samples.values() for sample in samples]
     if not any(sum(m["role"] == "user" for m in prompt.messages) > 1 for prompt in prompts):
         missing.append("conversations of several turns")
@@ -97,7 +98,7 @@ def _untested(run: Run) -> list[str]:
         missing.append("harmless prompts that look harmful")
     if not any(rate_of(entry, "unseen", "asr") for entry in entries):
         missing.append("languages that were not used in training")
-    return [f"Not tested: {'; '.join(missing)}."]
+    return [f"Not tested: {'; '.join(missing)}."] if missing else []
 
 
 def left_out(run: Run) -> list[str]:
@@ -110,7 +111,10 @@ def left_out(run: Run) -> list[str]:
         "Helpfulness and over-refusal: no benign prompt was scored.": bool(systems)
         and not any(rate_of(entry, "all", metric) for entry in systems for metric in ("helpful", "over_refusal")),
         "Paired comparisons: none was computed.": not run.comparisons,
-        "Harder splits: the run has none.": not run.splits,
+        "Harder splits: the run has none.": all(split.get("unchanged") for split in run.splits.values()),
+        "Attacks: no changed copies of the prompts were asked.": not any(
+            split.get("unchanged") for split in run.splits.values()
+        ),
         "Examples: the run has no samples.": not any(run.samples.values()),
         "Provenance: provenance.json and recipe.yaml are missing.": not run.provenance and not run.recipe,
     }

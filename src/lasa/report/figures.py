@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from lasa.files.artifacts import atomic_path
 from lasa.report.layer_tables import layer_rows
 from lasa.report.svg import BLUE, GREEN, GREY, INK, MUTED, PURPLE, VERMILION, YELLOW, drawing, save_figure
-from lasa.report.values import BETTER, METRIC_NAMES, OUTCOMES, RateAt, place_name
+from lasa.report.values import OUTCOMES, RateAt, place_name
 
 WIDTH = 4.4
 """Width of a figure in inches: readable on a phone with little scrolling."""
@@ -112,13 +112,18 @@ def asr_heatmap(cells: Sequence[RateAt], places: Sequence[str], seen: frozenset[
     return figure
 
 
-def rates_by_system(cells: Sequence[RateAt], metrics: Sequence[str]) -> Figure:
-    """Rates of each system with their intervals, a panel per metric, seen and unseen languages beside each other."""
+def rates_by_system(cells: Sequence[RateAt], titles: Mapping[str, str]) -> Figure:
+    """Rates of each system with their intervals, two places beside each other.
+
+    Args:
+        cells: The rates.
+        titles: Of the panels, one per metric.
+    """
     systems = list(dict.fromkeys(cell.system for cell in cells))
-    figure = Figure(figsize=(WIDTH, len(metrics) * (0.55 + 0.3 * len(systems)) + 0.3), layout="constrained")
-    for axes, metric in zip(figure.subplots(len(metrics), squeeze=False).flat, metrics, strict=True):
+    figure = Figure(figsize=(WIDTH, len(titles) * (0.55 + 0.3 * len(systems)) + 0.3), layout="constrained")
+    for axes, (metric, title) in zip(figure.subplots(len(titles), squeeze=False).flat, titles.items(), strict=True):
         own = [cell for cell in cells if cell.metric == metric]
-        axes.set_title(f"{METRIC_NAMES.get(metric, metric)} ({BETTER[metric]})")
+        axes.set_title(title)
         _dots(axes, own, systems)
     _legend_below(figure)
     return figure

@@ -8,7 +8,7 @@ from lasa.report.interpreter_tables import split_probe_table
 from lasa.report.run_folder import Run
 from lasa.report.svg import FigureFiles
 from lasa.report.tables import Table
-from lasa.report.values import GROUPS, rates
+from lasa.report.values import BETTER, GROUPS, METRIC_NAMES, rates
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,9 @@ def costs(run: Run, save: Save) -> list[Section]:
     section.text.append("What safety costs: a model that refuses everything is safe and of no use.")
     if metrics:
         cells = rates(run.systems, GROUPS, metrics)
+        titles = {metric: f"{METRIC_NAMES[metric]} ({BETTER[metric]})" for metric in metrics}
         files = save(
-            figures.rates_by_system(cells, metrics), [cell.row() for cell in cells], name="helpfulness",
+            figures.rates_by_system(cells, titles), [cell.row() for cell in cells], name="helpfulness",
             description="Helpful answers and over-refusal by system, on seen and unseen languages.",
         )  # fmt: skip
         caption = "Answers to benign prompts. Good: helpful answers right, over-refusal left. Lines: 95 % interval."
@@ -123,14 +124,15 @@ def comparisons(run: Run, save: Save) -> list[Section]:
 
 def splits(run: Run, _save: Save) -> list[Section]:
     """The harder held-out splits."""
-    if not run.splits:
+    held_out = {name: split for name, split in run.splits.items() if not split.get("unchanged")}
+    if not held_out:
         return []
     section = Section("splits", "Harder splits")
     section.text.append(
         "Held-out prompts that differ more from the training data than those above. A defence that learned words "
         "rather than meaning falls behind here."
     )
-    for name, split in run.splits.items():
+    for name, split in held_out.items():
         section.tables += [tables.split_table(name, split)] if split.get("systems") else []
         probes = split_probe_table(name, split.get("interpreter") or {})
         section.tables += [probes] if probes else []

@@ -11,6 +11,7 @@ from lasa.statistics import Rate
 METRIC_NAMES = {
     "asr": "Attack success",
     "asr_any_language": "Attack success in any language",
+    "strongreject": "StrongREJECT score",
     "over_refusal": "Over-refusal",
     "hard_benign_over_refusal": "Over-refusal of hard benign prompts",
     "helpful": "Helpful answers",
@@ -20,6 +21,7 @@ METRIC_NAMES = {
 BETTER = {
     "asr": "lower is better",
     "asr_any_language": "lower is better",
+    "strongreject": "lower is better",
     "over_refusal": "lower is better",
     "hard_benign_over_refusal": "lower is better",
     "helpful": "higher is better",

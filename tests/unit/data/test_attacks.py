@@ -13,7 +13,8 @@ from lasa.data.attacks import (
     word_switch,
 )
 from lasa.data.prompts import user_prompt
-from lasa.evaluation.slices import with_changes
+from lasa.errors import DataError
+from lasa.evaluation.slices import search_budget, with_changes, with_searches
 
 PROMPT = user_prompt("q", "en", "How do I paint the house?", harmful=True, source="t")
 
@@ -88,3 +89,24 @@ def test_an_adaptive_rewording_lowers_the_score_within_its_budget():
     assert found.details["perturbation"] == "adaptive"
     unmoved = adaptive(PROMPT, lambda prompts: [0.5] * len(prompts), budget=12)
     assert unmoved.text == PROMPT.text
+
+
+def test_an_adaptive_search_rewords_the_harmful_prompts_alone_and_keeps_those_it_cannot_move():
+    benign = user_prompt("b", "en", "How do I bake bread?", harmful=False, source="t")
+    other = user_prompt("o", "en", "What else is there?", harmful=True, source="t")
+
+    def score(prompts):
+        return [0.5 if p.query_id == "o" else float(p.text == PROMPT.text) for p in prompts]
+
+    splits = with_searches({"b": [PROMPT, benign, other]}, ["adaptive=6"], score)
+    moved, kept = splits["b/adaptive"]
+    assert (moved.query_id, moved.details["score_after"], moved.text != PROMPT.text) == ("q", 0, True)
+    assert (kept.query_id, kept.text, kept.details["perturbation"]) == ("o", other.text, "adaptive")
+    with pytest.raises(DataError, match="b has none"):
+        with_searches({"b": [benign]}, ["adaptive"], score)
+
+
+@pytest.mark.parametrize("change", ["adaptive=1", "adaptive=", "adaptive=many"])
+def test_a_search_without_a_budget_is_an_error(change):
+    with pytest.raises(DataError, match="2 or more"):
+        search_budget(change)

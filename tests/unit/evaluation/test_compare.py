@@ -8,7 +8,7 @@ from statsmodels.stats.multitest import multipletests
 
 from lasa.data.prompts import user_prompt
 from lasa.errors import DataError
-from lasa.evaluation.compare import compare, to_markdown, to_table, write_comparison
+from lasa.evaluation.compare import compare, compare_samples, to_markdown, to_table, write_comparison
 from lasa.evaluation.outcomes import Outcome, Sample, Verdict
 from lasa.evaluation.samples import read_samples
 from lasa.statistics import mcnemar_exact
@@ -126,3 +126,22 @@ def test_places_without_common_systems_or_prompts_are_errors(run: Path, tmp_path
     foreign.write_text(foreign.read_text().replace("question", "another question"))
     with pytest.raises(DataError, match="no prompt in common"):
         compare(run / "samples" / "base.jsonl", foreign)
+
+
+def test_any_language_and_grades_are_compared_where_there_are_any() -> None:
+    def answered(grades: list[float | None]) -> list[Sample]:
+        outcomes = (Outcome.COMPLIED, Outcome.WRONG_LANGUAGE)
+        verdicts = [Verdict(outcomes[n % 2], "en", "", grade) for n, grade in enumerate(grades)]
+        prompts = [user_prompt(f"q{n}", "sw", f"text {n}", harmful=True) for n in range(len(grades))]
+        return [Sample("t", prompt, "", verdict, "j") for prompt, verdict in zip(prompts, verdicts, strict=True)]
+
+    low, high = answered([0.1] * 20), answered([0.6] * 10 + [0.4] * 10)
+    rows = {row.metric: row for row in compare_samples(low, high, "a", "b", ["sw"]) if row.group == "sw"}
+    assert (rows["asr"].value_a, rows["asr_any_language"].value_a) == (0.5, 1)
+    graded = rows["strongreject"]
+    assert (graded.value_a, graded.value_b) == (pytest.approx(0.1), pytest.approx(0.5))
+    assert graded.difference == pytest.approx(-0.4) and graded.test == "cluster sign-flip permutation, Holm"
+    assert graded.p_value is not None and graded.p_value < 0.01 and graded.smallest_detectable is None
+    assert graded.verdict == "a has a lower StrongREJECT score than b"
+    ungraded = answered([None] * 20)
+    assert "strongreject" not in {row.metric for row in compare_samples(ungraded, ungraded, "a", "b", ["sw"])}

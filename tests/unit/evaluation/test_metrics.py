@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from lasa.data.prompts import user_prompt
-from lasa.evaluation.metrics import compare_systems, pair_samples, question, system_metrics
+from lasa.evaluation.metrics import compare_systems, metrics_by_split, pair_samples, question, system_metrics
 from lasa.evaluation.outcomes import Outcome, Sample, Verdict
 from lasa.statistics import cluster_rate, wilson
 
@@ -193,3 +193,25 @@ def test_reasoning_that_complies_is_a_rate_of_its_own() -> None:
     assert metrics["asr"]["value"] == 0
     assert (metrics["asr_in_reasoning"]["value"], metrics["asr_in_reasoning"]["unscored"]) == (1, 1)
     assert "asr_in_reasoning" not in system_metrics([sample("h3", "en", "refused")], ())["all"]
+
+
+def test_changed_copies_have_attack_success_on_the_same_prompts_as_written_beside_them() -> None:
+    written = [sample(f"h{n}", "en", "complied" if n < 2 else "refused", split="b") for n in range(6)]
+    copies = [
+        sample(f"h{n}", "en", "complied", split="b/casing", details={"perturbation": "casing"}) for n in range(1, 4)
+    ]
+    found = metrics_by_split({"base": [*written, *copies], "other": written}, "b", ["b/casing", "c"], ())
+    assert found["splits"]["b/casing"]["unchanged"]["base"]["value"] == pytest.approx(1 / 3)
+    assert found["splits"]["b/casing"]["systems"]["base"]["all"]["asr"]["value"] == 1
+    assert set(found["splits"]["b/casing"]["systems"]) == {"base"}  # the other was not asked
+    assert "unchanged" not in found["splits"]["c"]
+
+
+def test_a_graded_rate_of_a_language_has_no_interval_for_shares() -> None:
+    grades = [0.5] * 30
+    graded = [
+        Sample("t", user_prompt(f"q{n}", "en", "x", harmful=True), "", Verdict(Outcome.COMPLIED, "en", "", grade), "j")
+        for n, grade in enumerate([*grades, 0.4, 0.6])
+    ]
+    rate = system_metrics(graded, ())["languages"]["en"]["strongreject"]
+    assert rate["high"] - rate["low"] < 0.05 < wilson(16, 32).to_json()["high"] - wilson(16, 32).to_json()["low"]

@@ -612,6 +612,43 @@ def test_training_rows_place_the_condition_where_the_guard_does(thinker):
     assert template_fingerprint(opener) != template_fingerprint(thinker)
 
 
+@pytest.mark.parametrize(
+    ("prompt_end", "said"),
+    [
+        ("<think>\\n", "\n</think>\n\nno<|end|>"),  # white space as around the block's beginning
+        ("<think>", "</think>no<|end|>"),
+        ("", "no<|end|>"),
+        ("<think>\\n\\n</think>\\n\\n", "no<|end|>"),
+    ],
+)
+def test_training_rows_close_the_block_that_their_prompt_opens(prompt_end, said, thinker):
+    opener = opening(thinker, prompt_end)
+    for condition in ([], condition_ids(opener, CONDITION)):
+        assert completions(opener, condition, "no") == [said]
+
+
+def test_the_block_is_closed_as_the_template_itself_closes_it(thinker):
+    writing = opening(thinker, "<think>\\n")
+    thoughts = "('<think>\\n' + m.reasoning_content + '\\n</think>\\n' if m.reasoning_content else '')"
+    writing.chat_template = writing.chat_template.replace("+ m['content']", f"+ {thoughts} + m['content']")
+    assert thoughts in writing.chat_template
+    assert completions(writing, [], "no") == ["\n</think>\nno<|end|>"]
+
+
+def test_an_answer_with_thoughts_of_its_own_closes_the_block_once(thinker):
+    opener = opening(thinker, "<think>\\n")
+    for text in ("<think>\nwell\n</think>\n\nno", "well\n</think>\n\nno"):
+        assert completions(opener, [], text) == ["well\n</think>\n\nno<|end|>"]
+
+
+def completions(tokenizer, condition, text):
+    from lasa.alignment.rows import token_rows
+    from lasa.data.preferences import Preference
+
+    rows = token_rows(tokenizer, [Preference(user_prompt("0", "en", "hi"), text, None)], [condition], 0)
+    return [tokenizer.decode(row.completion_ids) for row in rows]
+
+
 # hybrid models
 
 HYBRID = {

@@ -17,8 +17,9 @@ from lasa.report.svg import drawing
 from report_run import ARABIC, SCRIPT, SYSTEMS, bottleneck, comparison, metrics, write_run
 
 FIGURES = (
-    "asr_by_language", "comparisons", "helpfulness", "interpreter_accuracy", "interpreter_by_layer", "layer_curves",
-    "outcomes", "outcomes_by_language", "perturbations", "reliability", "score_histogram", "settings_tried",
+    "asr_by_language", "attacks", "comparisons", "helpfulness", "interpreter_accuracy", "interpreter_by_layer",
+    "layer_curves", "outcomes", "outcomes_by_language", "perturbations", "reliability", "score_histogram",
+    "settings_tried",
 )  # fmt: skip
 FEW = ("base", "lasa")
 
@@ -77,8 +78,8 @@ def small_run(folder: Path, **files: object) -> Page:
 
 def test_a_complete_run_has_every_section(page: Page) -> None:
     assert page.sections == [
-        "summary", "attack-success", "outcomes", "helpfulness", "comparisons", "splits", "settings", "interpreter",
-        "generalisation", "drift", "data", "bottleneck", "examples", "provenance",
+        "summary", "attack-success", "outcomes", "helpfulness", "comparisons", "splits", "attacks", "settings",
+        "interpreter", "generalisation", "drift", "data", "bottleneck", "examples", "provenance",
     ]  # fmt: skip
     assert "Not in this report" not in page.text
 
@@ -205,6 +206,25 @@ def test_any_part_of_the_metrics_may_be_missing(tmp_path: Path, missing: str) ->
     page = small_run(tmp_path / "run", metrics=values)
     anchors = {"systems": "attack-success", "seconds": "provenance"}
     assert anchors.get(missing, missing) not in page.sections
+
+
+def test_attack_success_on_changed_copies_stands_beside_that_as_written(run: Path, page: Page) -> None:
+    table = page.text[page.text.index("Attacks as a table") :]
+    assert "multijail/base64 base 46.4 % 42.1–50.8 % n 500, 3 unscored 65.2 %" in table
+    assert "multijail/word_switch lasa 3.4 % 2.1–5.4 % n 500 19.8 %" in table
+    assert "Split “multijail" not in page.text
+    rows = list(csv.DictReader((run / "figures" / "attacks.csv").read_text(encoding="utf-8").splitlines()))
+    assert [(row["system"], row["where"], row["metric"]) for row in rows[-2:]] == [
+        ("lasa", "unchanged", "multijail/word_switch"),
+        ("lasa", "all", "multijail/word_switch"),
+    ]
+
+
+def test_a_run_without_attacks_says_so(tmp_path: Path) -> None:
+    values = metrics(FEW)
+    values["splits"] = {name: split for name, split in values["splits"].items() if "unchanged" not in split}
+    page = small_run(tmp_path / "run", metrics=values)
+    assert "attacks" not in page.sections and "Attacks: no changed copies of the prompts were asked." in page.text
 
 
 def test_a_bottleneck_that_could_not_be_named_is_not_marked(tmp_path: Path) -> None:

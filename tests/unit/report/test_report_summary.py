@@ -127,6 +127,9 @@ def test_what_was_tested_is_not_called_untested() -> None:
     values["systems"]["lasa"]["all"]["hard_benign_over_refusal"] = rate(0.1, 100)
     untested = next(sentence for sentence in summary(values).caveats if sentence.startswith("Not tested"))
     assert "look harmful" not in untested and "languages" not in untested
+    values["splits"]["multijail/adaptive"] = {"systems": {}, "unchanged": {"lasa": rate(0.1, 100)}}
+    untested = next(sentence for sentence in summary(values).caveats if sentence.startswith("Not tested"))
+    assert "knowledge of this defence" not in untested
 
 
 def test_refusal_phrases_as_the_only_judge_are_called_too_little() -> None:
