@@ -14,7 +14,7 @@ from guards import build_guard, lively_model
 from lasa.conditioning.decision import Policy
 from lasa.data.prompts import user_prompt
 from lasa.guard.refusals import REFUSALS
-from lasa.serving.answers import Answering
+from lasa.serving.chat import chat_chunks
 from servers import serving, slow_down
 
 TEXTS = ("water the plant", "paint the house", "run", "cook rice")
@@ -85,7 +85,7 @@ def test_the_answer_is_the_servers_and_the_conversation_goes_on(chromium, lively
 
 def test_markup_in_question_and_answer_is_shown_and_not_run(chromium, lively, tokenizer, monkeypatch):
     attack = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
-    monkeypatch.setattr("lasa.guard.guard.refusal_message", lambda _: attack)
+    monkeypatch.setattr("lasa.guard.model.refusal_message", lambda _: attack)
     monkeypatch.setattr("lasa.guard.guard.Guard.language", lambda *_: "en")
     guard = guard_for(lively, tokenizer, flagged=1, policy=Policy("refuse"))
     with serving(guard, model_name='"><script>document.title="owned"</script>') as served:
@@ -128,14 +128,12 @@ def test_an_answer_can_be_stopped_and_an_error_is_said(chromium, lively, tokeniz
 
 
 def test_an_answer_that_breaks_off_is_not_taken_for_a_whole_one(chromium, lively, tokenizer, monkeypatch):
-    chunks = Answering.chunks
-
-    async def first_only(self, include_usage):
-        async for chunk in chunks(self, include_usage):
+    async def first_only(answering, include_usage):
+        async for chunk in chat_chunks(answering, include_usage):
             yield chunk
             return
 
-    monkeypatch.setattr(Answering, "chunks", first_only)
+    monkeypatch.setattr("lasa.serving.app.chat_chunks", first_only)
     with serving(guard_for(lively, tokenizer)) as served:
         chromium.get(served.url)
         broken = say(chromium, "run")
