@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from lasa.evaluation.judging import Half
+from lasa.evaluation.judge_settings import Half
 
 
 def judge(

@@ -11,6 +11,9 @@ from lasa.errors import RecipeError
 from lasa.evaluation.judges.classifier_formats import PARSERS, WITH_CHAT_TEMPLATE, Format
 from lasa.evaluation.outcomes import Judge
 
+Half = Literal["all", "development", "held-out"]
+"""Which questions of a labelled table a judge is tried on."""
+
 SHORT_FORMS = "embedded-world, refusal-patterns, llm:MODEL@URL or classifier:FORMAT:FOLDER_OR_MODEL@URL[?template=FILE]"
 
 

@@ -10,19 +10,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lasa.data.prompts import Columns, Prompt, long_row
 from lasa.errors import DataError
 from lasa.evaluation.answering import Answer
+from lasa.evaluation.judge_settings import Half
 from lasa.evaluation.judges.agreement import quality_of
 from lasa.evaluation.outcomes import Outcome, Sample
 from lasa.evaluation.panel import Panel
 from lasa.evaluation.reasoning import UNFINISHED, split_reasoning
 from lasa.files.tables import listed, read_rows
 from lasa.languages import sort_languages
-
-Half = Literal["all", "development", "held-out"]
 
 COLUMNS = Columns(harmful="harmful")
 READ_LABELS = {"refusal": Outcome.REFUSED, "compliance": Outcome.COMPLIED, **{each.value: each for each in Outcome}}
