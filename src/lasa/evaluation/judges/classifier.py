@@ -5,6 +5,7 @@ not harmful refuses, misses the point or is in the wrong language is left to a s
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ def load_classifier(name: str) -> tuple[Any, Any]:
         raise ModelError(f"The classifier {name} cannot be loaded: {error}.") from error
 
 
-class _ClassifierVerdicts:
+class _ClassifierVerdicts(ABC):
     """From what a classifier says, and a second judge, to outcomes."""
 
     def __init__(self, name: str, parse: Callable[[str], Classification | None], second: Judge | None) -> None:
@@ -56,8 +57,9 @@ class _ClassifierVerdicts:
             for prompt, output, second in zip(prompts, outputs, self._second(prompts, answers), strict=True)
         ]
 
+    @abstractmethod
     def _outputs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> Sequence[str | Verdict]:
-        raise NotImplementedError
+        """What the classifier says of each answer, or the verdict where it cannot be asked."""
 
     def _verdict(self, prompt: Prompt, output: str, second: Verdict) -> Verdict:
         reading = self._parse(output)
