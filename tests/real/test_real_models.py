@@ -52,7 +52,6 @@ def test_the_same_model_with_random_weights_has_none(multijail):
     assert found.layer is None
 
 
-@pytest.mark.xfail(strict=True, reason="the verdict is weak, layer 20 of 30: see docs/lab-notes.md")
 def test_a_model_that_knows_english_only_has_none(multijail):
     model, tokenizer = load_model(str(MODELS / SMOLLM))
     found = search(model, tokenizer, [p for p in multijail if p.language in ("zh", "ko", "th", "bn", "ar")])

@@ -2,7 +2,8 @@
 
 With hundreds of queries S_sem compares each translation with the nearest of hundreds of other queries, so that it is
 below zero on real models, and its sign decides nothing. What counts is an interior peak that stands above both ends
-of the stack, and translations that lie closer there than chance would put them.
+of the stack, translations that lie closer there than chance would put them, and a distance of S_sem from its chance
+level that is larger than that of S_lang from its own.
 """
 
 from dataclasses import dataclass
@@ -21,25 +22,33 @@ Strength = Literal["strong", "weak", "none"]
 MINIMAL_PROMINENCE = 0.05
 """A peak lower than this above the ends of the curve is called flat (silhouette units, which span -1..1)."""
 
-PERMUTATIONS = 199
+PERMUTATIONS = 999
 LARGEST_P = 0.01
 
 
 @dataclass(frozen=True)
 class Chance:
-    """The peak against its own null: translations permuted within each language, languages as they are.
+    """The peak against its own nulls.
+
+    Two: translations permuted within each language, languages as they are (`semantic`, `xsim`); and all labels dealt
+    anew, so that prompts lie neither by meaning nor by language (`difference`). A model that knows none of the
+    languages has the first, from names and numbers that translations share, and not the second.
 
     Attributes:
         semantic: Mean S_sem of the permuted prompts.
-        semantic_p: Share of permutations, the observed one included, with as large an S_sem (and S_sem - S_lang).
+        semantic_p: Share of permutations, the observed one included, with as large an S_sem.
         xsim: Mean share of translations found among the permuted prompts.
         xsim_p: Share of permutations, the observed one included, in which as many translations are found.
+        difference: Mean S_sem - S_lang where all labels are dealt anew.
+        difference_p: Share of such deals, the observed one included, with as large a difference.
     """
 
     semantic: float
     semantic_p: float
     xsim: float
     xsim_p: float
+    difference: float
+    difference_p: float
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ class Peak:
 
 
 def against_chance(unit: Tensor, index: ParallelIndex, seed: int, permutations: int = PERMUTATIONS) -> Chance:
-    """S_sem and translation retrieval of a layer against permutations of the query labels within each language.
+    """S_sem, translation retrieval and S_sem - S_lang of a layer against permuted labels.
 
     Args:
         unit: `[N, H]` vectors of length one.
@@ -84,25 +93,32 @@ def against_chance(unit: Tensor, index: ParallelIndex, seed: int, permutations: 
     """
     generator = torch.Generator().manual_seed(seed)
     found = nearest_translations(unit, index)
+    rows, nearest = (torch.cat(side) for side in zip(*found, strict=True)) if found else (torch.empty(0).long(),) * 2
     vectors = unit.float()
 
-    def measured(queries: Tensor) -> tuple[float, float]:
-        semantic = float(silhouette_samples(vectors, queries).mean())
-        hits = [(queries[rows] == queries[nearest]).float() for rows, nearest in found]
-        return semantic, float(torch.cat(hits).mean()) if hits else 0.0
+    def mean_silhouette(labels: Tensor) -> float:
+        return float(silhouette_samples(vectors, labels).mean())
 
-    def permuted() -> Tensor:
+    def measured(queries: Tensor, dealt: Tensor) -> tuple[float, float, float]:
+        xsim = float((queries[rows] == queries[nearest]).float().mean()) if found else 0.0
+        difference = mean_silhouette(index.queries[dealt]) - mean_silhouette(index.languages[dealt])
+        return mean_silhouette(queries), xsim, difference
+
+    def within_languages() -> Tensor:
         queries = index.queries.clone()
         for language in range(len(index.codes)):
-            rows = (index.languages == language).nonzero().squeeze(1)
-            queries[rows] = queries[rows[torch.randperm(len(rows), generator=generator)]]
+            own = (index.languages == language).nonzero().squeeze(1)
+            queries[own] = queries[own[torch.randperm(len(own), generator=generator)]]
         return queries
 
-    observed = np.array(measured(index.queries))
-    null = np.array([measured(permuted()) for _ in range(permutations)])
-    p_values: NDArray[np.float64] = (1 + (null >= observed).sum(axis=0)) / (1 + permutations)
-    semantic, xsim = null.mean(axis=0)
-    return Chance(float(semantic), float(p_values[0]), float(xsim), float(p_values[1]))
+    count = len(unit)
+    observed = np.array(measured(index.queries, torch.arange(count)))
+    null = np.array(
+        [measured(within_languages(), torch.randperm(count, generator=generator)) for _ in range(permutations)]
+    )
+    p_values = ((1 + (null >= observed).sum(axis=0)) / (1 + permutations)).tolist()
+    semantic, xsim, difference = null.mean(axis=0).tolist()
+    return Chance(semantic, p_values[0], xsim, p_values[1], difference, p_values[2])
 
 
 def judge(peak: Peak, num_layers: int) -> tuple[Strength, str]:
@@ -149,6 +165,12 @@ def _why_none(peak: Peak, num_layers: int) -> str | None:
         return (
             f"No interior bottleneck: even at layer {peak.layer}, where S_sem - S_lang is largest, translations lie no "
             f"closer than permuted ones (p = {max(chance.semantic_p, chance.xsim_p):.3f})."
+        )
+    if chance.difference_p > LARGEST_P:
+        return (
+            f"No semantic bottleneck: even at layer {peak.layer}, where S_sem - S_lang is largest "
+            f"({peak.difference:.2f}), it is no larger than where prompts lie by neither meaning nor language "
+            f"({chance.difference:.2f}; p = {chance.difference_p:.3f}). The model hardly understands these languages."
         )
     return None
 

@@ -11,7 +11,7 @@ from lasa.bottleneck.search import find_bottleneck
 from lasa.bottleneck.verdict import PERMUTATIONS, Chance, Peak, against_chance, judge
 from lasa.data.prompts import user_prompt
 
-CHANCE = Chance(semantic=-0.5, semantic_p=0.005, xsim=0.01, xsim_p=0.005)
+CHANCE = Chance(semantic=-0.5, semantic_p=0.005, xsim=0.01, xsim_p=0.005, difference=-0.4, difference_p=0.005)
 PEAK = Peak(
     layer=16, highest=16, difference=-0.07, difference_low=-0.09, prominence=0.3, prominence_low=0.25, xsim=0.6,
     layer_interval=(15, 17), first=1, last=24, chance=CHANCE,
@@ -41,6 +41,7 @@ def test_a_peak_above_zero_beyond_its_uncertainty_is_strong():
         ({"layer_interval": (15, 23)}, "reaches an end of the stack"),
         ({"chance": replace(CHANCE, semantic_p=0.2)}, "no closer than permuted ones"),
         ({"chance": replace(CHANCE, xsim_p=0.2)}, "no closer than permuted ones"),
+        ({"chance": replace(CHANCE, difference_p=1.0)}, "neither meaning nor language"),
     ],
 )
 def test_what_the_data_cannot_show_is_not_named(change, told):
@@ -48,12 +49,12 @@ def test_what_the_data_cannot_show_is_not_named(change, told):
     assert strength == "none" and told in verdict
 
 
-def states_of(prompts, meaning, seed=0, width=64):
-    """Vectors with a direction for each language and, as strong as `meaning`, one for each query."""
+def states_of(prompts, meaning, seed=0, width=64, language=1.0):
+    """Vectors with a direction for each query and one for each language, as strong as said."""
     draw = np.random.default_rng(seed)
     queries = {q: draw.normal(size=width) for q in dict.fromkeys(p.query_id for p in prompts)}
     languages = {code: draw.normal(size=width) for code in dict.fromkeys(p.language for p in prompts)}
-    rows = [meaning * queries[p.query_id] + languages[p.language] + draw.normal(size=width) for p in prompts]
+    rows = [meaning * queries[p.query_id] + language * languages[p.language] + draw.normal(size=width) for p in prompts]
     return torch.tensor(np.array(rows))
 
 
@@ -74,7 +75,16 @@ def test_under_the_null_small_p_values_are_as_rare_as_they_say():
 
 
 def test_with_many_queries_a_peak_of_real_size_is_found_though_its_silhouette_is_negative():
-    states = torch.stack([states_of(PROMPTS, m, seed=1) for m in (0.0, 0.0, 0.4, 0.7, 0.4, 0.0, 0.0)], dim=1)
+    heights = ((0.0, 1.0), (0.0, 1.0), (0.4, 0.8), (0.5, 0.3), (0.4, 0.8), (0.0, 1.0), (0.0, 1.0))
+    states = torch.stack([states_of(PROMPTS, m, seed=1, language=other) for m, other in heights], dim=1)
     found = find_bottleneck(states.float(), range(7), PROMPTS, 6, resamples=200)
     assert found.layers[3].semantic < 0
     assert (found.strength, found.layer) == ("weak", 3)
+
+
+def test_names_and_numbers_that_translations_share_are_no_bottleneck_where_language_outweighs_them():
+    heights = (0.0, 0.0, 0.2, 0.3, 0.2, 0.0, 0.0)
+    states = torch.stack([states_of(PROMPTS, m, seed=1) for m in heights], dim=1)
+    found = find_bottleneck(states.float(), range(7), PROMPTS, 6, resamples=200)
+    assert found.peak.chance.semantic_p <= 0.01 < found.peak.chance.difference_p
+    assert found.layer is None and "neither meaning nor language" in found.verdict
