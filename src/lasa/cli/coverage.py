@@ -28,7 +28,7 @@ def coverage(
 
     from lasa.data.sources import JOINED, load_prompts
     from lasa.files.artifacts import write_json
-    from lasa.interpreter.coverage import measure_coverage, rank_correlation
+    from lasa.interpreter.coverage import measure_coverage
     from lasa.interpreter.fit import read_for
     from lasa.interpreter.probe import load_interpreter
     from lasa.interpreter.training import LabelledStates
@@ -57,8 +57,7 @@ def coverage(
         return
     console = Console(highlight=False)
     console.print(coverage_table(found))
-    unseen = set(found.languages) - set(probe.config.languages)
-    correlation = rank_correlation(found, unseen)
-    if correlation is not None:
-        console.print(f"Agreement and measured AUROC over the unseen languages: rank correlation {correlation:.2f}.")
+    if found.rank_correlation:
+        told = ", ".join(f"{signal} {value:.2f}" for signal, value in found.rank_correlation.items())
+        console.print(f"Rank correlation with the measured AUROC over the unseen languages: {told}.")
     console.print(f"Written: {output}" + (f", {seal}" if seal else ""), soft_wrap=True)

@@ -1,16 +1,20 @@
 """Where an interpreter holds: a certificate per language, from harmless parallel text, without a single safety label.
 
-Three signals per language, on sentences that are translations of each other:
+Four signals per language, on sentences that are translations of each other:
 
 - agreement: the rank correlation (Spearman) of the interpreter's scores with those of the same sentences in the seen
   languages. An interpreter that reads meaning gives a sentence and its translation the same place; one that reads the
   surface does not. It is compared with what the seen languages reach among themselves on this model.
+- displacement: how far the mean state of a language lies from that of the seen languages, in the mean distance of a
+  state of theirs to its language's mean. The interpreter has learned nothing about states that lie elsewhere. It is
+  comparable between models at their bottleneck, where languages lie together; at other layers none may.
 - shift: how far the scores of a language lie from those of the same sentences in the seen languages, in standard
   deviations of these. A language whose harmless text scores high is flagged as a whole.
 - retrieval: how often the nearest English sentence is the translation, under centred cosine, at the layer read.
 
-The grade comes from agreement and shift alone. Retrieval is reported: it predicts well on one model and not at all on
-another.
+The grade comes from displacement, and from agreement as a floor. Its constants were fitted on one real model and
+tried on the other (lab notes). Shift and retrieval are reported: each predicts well on one model and
+not on another.
 """
 
 import math
@@ -33,11 +37,11 @@ from lasa.statistics import CONFIDENCE, Rate, wilson
 
 Floats = NDArray[np.float64]
 
-COVERED_AGREEMENT, PARTLY_AGREEMENT = 0.75, 0.6
+COVERED_AGREEMENT, PARTLY_AGREEMENT = 0.5, 0.35
 """Least agreement, as a share of that among the seen languages, of a covered and of a partly covered language."""
 
-COVERED_SHIFT, PARTLY_SHIFT = 0.5, 0.7
-"""Largest shift, in standard deviations, of a covered and of a partly covered language."""
+COVERED_DISPLACEMENT, PARTLY_DISPLACEMENT = 0.6, 0.7
+"""Largest displacement of a covered and of a partly covered language."""
 
 LEAST_REFERENCE = 0.2
 """Agreement among the seen languages below which the interpreter is not graded at all: it reads no meaning there."""
@@ -53,6 +57,7 @@ class LanguageCoverage:
     Attributes:
         grade: The prediction.
         agreement: Spearman correlation with the seen languages' scores.
+        displacement: Distance of its mean state to theirs, in mean distances within a language.
         shift: Mean difference to them, in standard deviations of theirs.
         retrieval: Share of sentences whose nearest English sentence is their translation.
         auroc: Measured area under the ROC curve, where there are labels.
@@ -60,6 +65,7 @@ class LanguageCoverage:
 
     grade: Grade
     agreement: Rate
+    displacement: Rate
     shift: Rate
     retrieval: Rate | None
     auroc: Rate | None = None
@@ -74,20 +80,23 @@ class Coverage:
         position: Token position that is read.
         reference: Agreement of the seen languages among themselves.
         languages: By code.
+        rank_correlation: Spearman correlation of a signal with the measured AUROC over the unseen languages, by signal;
+            empty with fewer than three of them measured.
     """
 
     layer: int
     position: str
     reference: float
     languages: dict[str, LanguageCoverage]
+    rank_correlation: dict[str, float]
 
     @property
     def rule(self) -> str:
         """How a grade comes about."""
         return (
             f"covered: agreement of at least {COVERED_AGREEMENT:.0%} of that among the seen languages "
-            f"({self.reference:.2f}), and a shift of at most {COVERED_SHIFT} standard deviations; partly: "
-            f"{PARTLY_AGREEMENT:.0%} and {PARTLY_SHIFT}; else not covered"
+            f"({self.reference:.2f}), and a displacement of at most {COVERED_DISPLACEMENT}; partly: "
+            f"{PARTLY_AGREEMENT:.0%} and {PARTLY_DISPLACEMENT}; else not covered"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -118,35 +127,42 @@ def measure_coverage(
         )
     agreements = {code: _agreement(scores[code], _consensus(scores, seen, code)) for code in scores}
     reference = float(np.mean([agreements[code].value or 0.0 for code in scores if code in seen]))
+    displaced = _displacement(sentences, seen)
     retrieved = _retrieval(sentences)
     measured = _measured(interpreter, labelled) if labelled else {}
     languages = {}
     for code in sort_languages(set(scores)):
-        shift = _shift(scores[code], _consensus(scores, seen, code))
         languages[code] = LanguageCoverage(
-            grade(agreements[code], shift, reference), agreements[code], shift, retrieved.get(code), measured.get(code)
+            grade(agreements[code], displaced[code], reference),
+            agreements[code],
+            displaced[code],
+            _shift(scores[code], _consensus(scores, seen, code)),
+            retrieved.get(code),
+            measured.get(code),
         )
     point = interpreter.config.read_point
-    return Coverage(point.layer, point.position, reference, languages)
+    unseen = [one for code, one in languages.items() if code not in seen]
+    return Coverage(point.layer, point.position, reference, languages, _rank_correlation(unseen))
 
 
-def grade(agreement: Rate, shift: Rate, reference: float) -> Grade:
+def grade(agreement: Rate, displacement: Rate, reference: float) -> Grade:
     """The predicted grade of a language; see `Coverage.rule`."""
-    share = (agreement.value or 0.0) / reference if reference >= LEAST_REFERENCE else 0.0
-    moved = abs(shift.value or 0.0)
-    if share >= COVERED_AGREEMENT and moved <= COVERED_SHIFT and agreement.n >= FEWEST:
+    if displacement.value is None or reference < LEAST_REFERENCE:
+        return "not covered"
+    share, moved = (agreement.value or 0.0) / reference, displacement.value
+    if share >= COVERED_AGREEMENT and moved <= COVERED_DISPLACEMENT and agreement.n >= FEWEST:
         return "covered"
-    return "partly" if share >= PARTLY_AGREEMENT and moved <= PARTLY_SHIFT else "not covered"
+    return "partly" if share >= PARTLY_AGREEMENT and moved <= PARTLY_DISPLACEMENT else "not covered"
 
 
-def rank_correlation(coverage: Coverage, unseen: Collection[str]) -> float | None:
-    """Spearman correlation of agreement and measured AUROC over unseen languages; None with fewer than three."""
-    pairs = [
-        (one.agreement.value, one.auroc.value)
-        for code, one in coverage.languages.items()
-        if code in unseen and one.auroc is not None and one.auroc.value is not None and one.agreement.value is not None
-    ]
-    return _spearman(*map(np.array, zip(*pairs, strict=True))) if len(pairs) > 2 else None
+def _rank_correlation(languages: Sequence[LanguageCoverage]) -> dict[str, float]:
+    found = {}
+    for signal in ("agreement", "displacement", "shift", "retrieval"):
+        pairs = [(getattr(one, signal), one.auroc) for one in languages]
+        known = [(x.value, y.value) for x, y in pairs if x and y and None not in (x.value, y.value)]
+        if len(known) > 2:
+            found[signal] = _spearman(*map(np.array, zip(*known, strict=True)))
+    return found
 
 
 @torch.no_grad()
@@ -202,11 +218,44 @@ def _shift(scores: dict[str, float], others: dict[str, float]) -> Rate:
     return Rate(mean, mean - spread, mean + spread, n)
 
 
+def _displacement(sentences: LabelledStates, seen: Collection[str], resamples: int = 500) -> dict[str, Rate]:
+    """Distance of mean states, on the same sentences, in the mean distance to the mean within a seen language.
+
+    What sampling adds to a squared distance is taken off, so that few sentences do not look farther apart than many.
+    """
+    rows = _rows(sentences.prompts)
+    states = sentences.states.double().cpu().numpy()
+    found = {}
+    for code in rows:
+        learned = [rows[other] for other in seen if other in rows]
+        shared = sorted(set.intersection(*(set(one) for one in [rows[code], *learned])))
+        if len(shared) < 2:
+            found[code] = Rate(None, None, None, len(shared))
+            continue
+        theirs = np.stack([states[[one[query] for query in shared]] for one in learned])
+        within = float(np.linalg.norm(theirs - theirs.mean(axis=1, keepdims=True), axis=-1).mean())
+        apart = (states[[rows[code][query] for query in shared]] - theirs.mean(axis=0)) / max(within, 1e-12)
+        n = len(shared)
+        mean = apart.mean(axis=0)
+        noise = float(((apart - mean) ** 2).sum(axis=1).mean()) / (n - 1)
+        draws = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=resamples) / n
+        squared = np.maximum(((draws @ apart) ** 2).sum(axis=1) - 2 * noise, 0)  # a draw has the noise twice
+        low, high = np.sqrt(np.quantile(squared, (0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2)))
+        found[code] = Rate(math.sqrt(max(float(mean @ mean) - noise, 0)), float(low), float(high), n)
+    return found
+
+
+def _rows(prompts: Sequence[Prompt]) -> dict[str, dict[str, int]]:
+    """Row of each query, by language."""
+    rows: dict[str, dict[str, int]] = {}
+    for row, prompt in enumerate(prompts):
+        rows.setdefault(prompt.language, {})[prompt.query_id] = row
+    return rows
+
+
 def _retrieval(sentences: LabelledStates, into: str = "en") -> dict[str, Rate]:
     """Share of translations found in one language by cosine, each language centred at its own mean."""
-    rows: dict[str, dict[str, int]] = {}
-    for row, prompt in enumerate(sentences.prompts):
-        rows.setdefault(prompt.language, {})[prompt.query_id] = row
+    rows = _rows(sentences.prompts)
     found = {}
     for code in rows.keys() - {into} if into in rows else ():
         shared = sorted(rows[code].keys() & rows[into].keys())

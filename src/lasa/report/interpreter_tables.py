@@ -162,8 +162,9 @@ def coverage_table(interpreter: Document) -> Table | None:
     return Table(
         "Where the interpreter can be expected to hold",
         "Graded on harmless sentences that are translations of each other, without a safety label. Agreement: rank "
-        "correlation of the scores with those of the translations in the seen languages. Shift: their mean difference, "
-        f"in standard deviations. In brackets: 95 % interval. {str(coverage.get('rule')).capitalize()}.",
+        "correlation of the scores with those of the translations in the seen languages. Displacement: "
+        "distance of the mean state to theirs, in mean distances within a language. Shift: mean difference of the "
+        f"scores, in standard deviations. In brackets: 95 % interval. {str(coverage.get('rule')).capitalize()}.",
         ("Language", "Grade", *SIGNALS.values()),
         rows,
         frozenset(number for number, row in enumerate(rows) if row[1] == "not covered"),
@@ -173,6 +174,7 @@ def coverage_table(interpreter: Document) -> Table | None:
 
 SIGNALS = {
     "agreement": "Agreement",
+    "displacement": "Displacement",
     "shift": "Shift",
     "retrieval": "Translations found in English",
     "auroc": "AUROC, measured",

@@ -190,10 +190,10 @@ def coverage_table(coverage: "Coverage") -> Table:
     """Every language with its grade, and what it is based on."""
     table = Table(title="Where the interpreter can be expected to hold", title_justify="left", **TIGHT)
     table.caption, table.caption_justify = coverage.rule, "left"
-    for name in ("language", "grade", "agreement", "shift", "translations found", "AUROC measured"):
+    for name in ("language", "grade", "agreement", "displacement", "shift", "translations found", "AUROC measured"):
         table.add_column(name, justify="left" if name in ("language", "grade") else "right")
     for code, one in coverage.languages.items():
-        signals = (one.agreement, one.shift, one.retrieval, one.auroc)
+        signals = (one.agreement, one.displacement, one.shift, one.retrieval, one.auroc)
         table.add_row(code, one.grade, *(_signal(signal) for signal in signals))
     return table
 

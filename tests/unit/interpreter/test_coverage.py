@@ -8,7 +8,7 @@ import torch
 from interpreters import WIDTH, config, labelled_states
 from lasa.data.prompts import user_prompt
 from lasa.errors import DataError
-from lasa.interpreter.coverage import grade, measure_coverage, rank_correlation
+from lasa.interpreter.coverage import grade, measure_coverage
 from lasa.interpreter.probe import SafetySemanticInterpreter
 from lasa.interpreter.training import LabelledStates
 from lasa.statistics import Rate
@@ -52,11 +52,20 @@ def test_a_language_that_keeps_meaning_is_covered_and_one_that_loses_it_is_not(i
     assert found.languages["it"].auroc is None
 
 
-def test_a_language_whose_harmless_text_scores_high_is_not_covered_however_well_it_agrees(interpreter):
-    found = measure_coverage(interpreter, sentences(moved=3.0))
+def test_a_language_whose_states_lie_elsewhere_is_not_covered_however_well_it_agrees(interpreter):
+    found = measure_coverage(interpreter, sentences(moved=4.0))
     assert found.languages["jv"].agreement.value > 0.6
+    assert found.languages["jv"].displacement.low > 0.7 > found.languages["it"].displacement.high
     assert found.languages["jv"].shift.low > 0.7
     assert found.languages["jv"].grade == "not covered"
+
+
+def test_few_sentences_do_not_look_farther_apart_than_many(interpreter):
+    few, many = (
+        measure_coverage(interpreter, sentences(count, moved=1.0)).languages["jv"].displacement for count in (30, 2000)
+    )
+    assert few.value == pytest.approx(many.value, abs=0.1)
+    assert few.low < many.value < few.high
 
 
 def test_labels_measure_what_was_predicted(interpreter):
@@ -67,23 +76,34 @@ def test_labels_measure_what_was_predicted(interpreter):
     found = measure_coverage(interpreter, sentences(), LabelledStates(states, labelled.prompts))
     assert found.languages["it"].auroc.value > 0.9 > found.languages["sw"].auroc.value
     assert found.languages["en"].auroc is None
-    assert rank_correlation(found, {"it", "sw"}) is None  # two languages have no rank correlation
+    assert found.rank_correlation == {}  # two languages have none
+
+
+def test_the_signals_are_ranked_against_what_was_measured(interpreter):
+    labelled = labelled_states(40, ("it", "sw", "jv"))
+    lost = torch.tensor([p.language == "sw" for p in labelled.prompts])
+    states = torch.where(lost[:, None], torch.zeros_like(labelled.states), labelled.states)
+    found = measure_coverage(interpreter, sentences(moved=2.0), LabelledStates(states, labelled.prompts))
+    assert found.languages["sw"].auroc.value == 0.5
+    assert found.rank_correlation["agreement"] > 0
+    assert set(found.rank_correlation) == {"agreement", "displacement", "shift", "retrieval"}
 
 
 @pytest.mark.parametrize(
-    ("agreement", "shift", "n", "expected"),
+    ("agreement", "displacement", "n", "expected"),
     [
-        (0.76, 0.0, 100, "covered"),
-        (0.76, 0.0, 29, "partly"),
-        (0.74, 0.0, 100, "partly"),
-        (0.9, -0.6, 100, "partly"),
-        (0.59, 0.0, 100, "not covered"),
-        (0.9, 0.71, 100, "not covered"),
-        (None, 0.0, 100, "not covered"),
+        (0.8, 0.5, 100, "covered"),
+        (0.8, 0.5, 29, "partly"),
+        (0.45, 0.5, 100, "partly"),
+        (0.9, 0.65, 100, "partly"),
+        (0.3, 0.5, 100, "not covered"),
+        (0.9, 0.8, 100, "not covered"),
+        (None, 0.5, 100, "not covered"),
+        (0.9, None, 1, "not covered"),
     ],
 )
-def test_the_rule(agreement, shift, n, expected):
-    assert grade(Rate(agreement, None, None, n), Rate(shift, None, None, n), 1.0) == expected
+def test_the_rule(agreement, displacement, n, expected):
+    assert grade(Rate(agreement, None, None, n), Rate(displacement, None, None, n), 1.0) == expected
 
 
 def test_an_interpreter_that_agrees_with_itself_nowhere_covers_nothing(interpreter):
@@ -99,7 +119,7 @@ def test_sentences_in_one_seen_language_are_too_little(interpreter):
 
 def test_the_certificate_says_its_rule_and_is_plain_values(interpreter):
     found = measure_coverage(interpreter, sentences()).to_json()
-    assert set(found["languages"]["sw"]) == {"grade", "agreement", "shift", "retrieval", "auroc"}
+    assert set(found["languages"]["sw"]) == {"grade", "agreement", "displacement", "shift", "retrieval", "auroc"}
     assert set(found["languages"]["sw"]["agreement"]) >= {"value", "low", "high", "n"}
     assert "of that among the seen languages" in found["rule"]
     assert replace(measure_coverage(interpreter, sentences()), layer=3).to_json()["layer"] == 3
