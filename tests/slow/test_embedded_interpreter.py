@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from lasa.data.world import tables
-from lasa.interpreter.fit import fit_interpreter
+from lasa.interpreter.coverage import measure_coverage
+from lasa.interpreter.fit import fit_interpreter, read_for, train_interpreter
 from lasa.interpreter.probe import InterpreterConfig
 from lasa.interpreter.settings import CalibrationOptions, TrainingOptions
 from lasa.interpreter.training import LabelledStates
@@ -97,3 +98,14 @@ def test_harmless_look_alikes_pass_and_harm_does_not(study):
     harmful = study.flagged("combinations", lambda p: p.harmful)
     assert sum(look_alikes.values()) / 10 <= 0.02, look_alikes
     assert sum(harmful.values()) / 10 >= 0.95, harmful
+
+
+@pytest.mark.parametrize(("name", "grade"), [("embedded", "covered"), ("embedded-sister", "not covered")])
+def test_all_ten_languages_are_covered_where_meaning_was_planted_and_none_where_it_was_not(name, grade):
+    model, tokenizer = load_model(name)
+    train, development = (tables.PROMPT_TABLES[one]() for one in ("interpreter", "interpreter-development"))
+    training = TRAINING.model_copy(update={"epochs": 20, "seeds": 1})
+    probe = train_interpreter(model, tokenizer, train, development, layer=PLANTED, training=training).interpreter
+    found = measure_coverage(probe, read_for(probe, model, tokenizer, tables.benign_prompts(100)))
+    assert {code: one.grade for code, one in found.languages.items()} == dict.fromkeys(found.languages, grade)
+    assert len(found.languages) == 10

@@ -31,9 +31,9 @@ def model_card(facts: Mapping[str, Any]) -> str:
     Args:
         facts: `base_model` (Hub id or path), `layer`, `languages` (of training), `metrics` (an entry of `systems` in
             `metrics.json`), `data` (what it was trained on), `license` (of the base model, as a Hub identifier),
-            `method` (what it was trained with), `condition` (the text that marks a harmful prompt; None if the training
-            used none), `guarded` (whether it was measured behind the guard), `limits` (further sentences); each may be
-            absent.
+            `method` (what it was trained with), `coverage` (the interpreter's grade of each language), `condition` (the
+            text that marks a harmful prompt; None if the training used none), `guarded` (whether it was measured behind
+            the guard), `limits` (further sentences); each may be absent.
 
     Returns:
         Markdown with Hub metadata at its top.
@@ -64,6 +64,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
             "No guard stops every attack. Attacks made with knowledge of this one may get through.",
             "A language without numbers below has not been measured.",
             "Refusing harmless requests is the price to watch: see over-refusal.",
+            *_coverage(facts),
             *(_cell(limit) for limit in facts.get("limits") or []),
         ],
     )
@@ -74,7 +75,7 @@ def interpreter_card(config: Mapping[str, Any]) -> str:
 
     Args:
         config: Its `config.json`, of which are used `base_model`, `read_point`, `languages`, `metrics`, `data`,
-            `license`, `threshold`, `parameters` and `parameter_share`; each may be absent.
+            `coverage`, `license`, `threshold`, `parameters` and `parameter_share`; each may be absent.
 
     Returns:
         Markdown with Hub metadata at its top.
@@ -97,6 +98,7 @@ def interpreter_card(config: Mapping[str, Any]) -> str:
             "It judges the prompt, not the answer.",
             "Intent that takes several steps of reasoning to see (puzzles, codes, rare spellings) may pass unseen.",
             "A language without numbers below has not been measured; the threshold need not fit it.",
+            *_coverage(config),
             *_statements(config),
         ],
     )
@@ -177,6 +179,17 @@ def _reading(facts: Mapping[str, Any], opening: str) -> str:
     reading = "" if facts.get("layer") is None else f"{opening} layer {facts['layer']} (0 is the embeddings)."
     condition = f' The condition reads: "{_cell(facts["condition"])}"' if facts.get("condition") else ""
     return (reading + condition).strip()
+
+
+def _coverage(facts: Mapping[str, Any]) -> list[str]:
+    """Where the interpreter can be expected to hold, as graded without safety labels."""
+    grades: Mapping[str, str] = facts.get("coverage") or {}
+    by_grade = {
+        grade: ", ".join(NAMES.get(code, code) for code in sort_languages([c for c in grades if grades[c] == grade]))
+        for grade in ("covered", "partly", "not covered")
+    }
+    told = "; ".join(f"{grade}: {languages}" for grade, languages in by_grade.items() if languages)
+    return [f"Where the interpreter can be expected to hold, from harmless text alone: {told}."] if told else []
 
 
 def _statements(config: Mapping[str, Any]) -> list[str]:

@@ -253,7 +253,11 @@ def _coverage(run: Run) -> list[str]:
         else ("The interpreter cannot be relied on in any language")
     )
     rest = [f"{said} in {listed(names[grade])}" for grade, said in GRADES.items() if said and names[grade]]
-    why = ": there its scores of harmless sentences do not follow those of their translations" if rest else ""
+    why = (
+        ": there harmless sentences lie away from the states it learned from, or from their translations"
+        if rest
+        else ""
+    )
     return [f"{'; '.join([held, *rest])}{why}."]
 
 

@@ -29,6 +29,7 @@ def system_facts(run: Run, name: str) -> dict[str, Any]:
     alignment = run.recipe.get("alignment") or {}
     conditioned = made.get("signal", "none") != "none"
     source = without_folders(str(alignment.get("preferences") or ""))
+    graded = (run.interpreter.get("coverage") or {}).get("languages") or {}
     rows = f"{made['rows']:,} rows, {made['conditioned']:,} of them with the condition" if "rows" in made else ""
     return {
         "base_model": run.model_name or made.get("base"),
@@ -39,6 +40,7 @@ def system_facts(run: Run, name: str) -> dict[str, Any]:
         "method": str(settings.get("method") or "").upper(),
         "condition": (alignment.get("condition") or DEFAULT_CONDITION) if conditioned else None,
         "guarded": settings.get("guarded"),
+        "coverage": {code: one["grade"] for code, one in graded.items()} if conditioned else {},
         "limits": [
             *([EMBEDDED] if run.uses_embedded_model else []),
             *([f"Interpreter: {drift['verdict']}"] if drift.get("verdict") else []),

@@ -52,6 +52,12 @@ def test_an_interpreter_states_its_layer_size_and_threshold() -> None:
 
 
 @pytest.mark.parametrize("card", [model_card, interpreter_card])
+def test_a_card_says_in_which_languages_the_guard_can_be_expected_to_hold(card: object) -> None:
+    text = card({"coverage": {"sw": "not covered", "it": "covered", "en": "covered"}})  # type: ignore[operator]
+    assert "covered: English, Italian; not covered: Swahili." in text
+
+
+@pytest.mark.parametrize("card", [model_card, interpreter_card])
 def test_a_card_without_facts_says_that_they_are_missing(card: object) -> None:
     text = card({})  # type: ignore[operator]
     assert "not recorded" in text and "before any evaluation" in text
