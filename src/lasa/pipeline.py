@@ -236,7 +236,7 @@ def _floor(
 
     def measure(model: Any) -> float:
         policy = Policy(condition=section.condition or DEFAULT_CONDITION)
-        guard = Guard(model, tokenizer, interpreter, policy) if interpreter else None
+        guard = Guard(model, tokenizer, interpreter, policy, aligned=True) if interpreter else None
         system = LocalModel(model, tokenizer, guard, GenerationSettings(max_new_tokens=evaluation.max_new_tokens))
         size = evaluation.batch_size
         samples = [

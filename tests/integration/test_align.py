@@ -275,7 +275,7 @@ def test_a_guard_may_watch_an_adapter_while_it_is_trained(tokenizer, preferences
     asked, answers = [prompt.messages for prompt in prompts], []
 
     def measure(model):
-        guard = Guard(model, tokenizer, interpreter)
+        guard = Guard(model, tokenizer, interpreter, aligned=True)
         answers.append(guard.generate(asked, GenerationSettings(max_new_tokens=4)))
         return 1.0
 
@@ -323,6 +323,15 @@ def test_training_stops_or_warns_where_it_becomes_less_helpful_than_the_floor(to
     trained = train(model, tokenizer, rows, settings, tmp_path, "test", floor=floor)
     assert len(trained.losses) == (2 if stop else 3)
     assert trained.helpfulness[:2] == [(1, 0.95), (2, 0.5)]
+
+
+def test_a_warning_about_helpfulness_does_not_prolong_a_training_that_is_over(tokenizer, tmp_path):
+    table = [Preference(user_prompt(str(n), "en", f"paint house {n}"), f"yes {n}", f"no {n}") for n in range(8)]
+    floor = HelpfulnessFloor(lambda model: 0.5, 0.9, every=1, stop=False)
+    settings = SystemSettings(method="kto", steps=2, batch_size=4, warmup_steps=0)
+    rows = token_rows(tokenizer, table, [[]] * 8, seed=0)
+    trained = train(build_model("llama", tokenizer, layers=2), tokenizer, rows, settings, tmp_path, "test", floor=floor)
+    assert len(trained.losses) == 2
 
 
 def test_four_bits_without_bitsandbytes_say_what_to_install(model_folder, monkeypatch):

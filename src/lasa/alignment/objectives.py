@@ -57,6 +57,7 @@ class TokenizedKTOTrainer(_Tokenized, KTOTrainer):  # type: ignore[misc]
 
     answer_weight = 0.0
     consistency: Consistency | None = None
+    _place = (-1, 0)
 
     def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool) -> Any:
         outputs: list[Any] = []
@@ -72,8 +73,15 @@ class TokenizedKTOTrainer(_Tokenized, KTOTrainer):  # type: ignore[misc]
             loss = loss + self.answer_weight * _answer_loss(outputs[-1].log_probs, inputs)
         if self.consistency is not None:
             inner, pad = self.accelerator.unwrap_model(model), self.processing_class.pad_token_id
-            loss = loss + self.consistency.loss(inner, self.state.global_step, pad)
+            loss = loss + self.consistency.loss(inner, self._batch(), pad)
         return loss
+
+    def _batch(self) -> int:
+        """The number of this batch among those of all steps and processes, also in a training that was resumed."""
+        step, arguments = self.state.global_step, self.args
+        self._place = (step, self._place[1] + 1 if self._place[0] == step else 0)
+        mine = step * arguments.gradient_accumulation_steps + self._place[1]
+        return int(mine * arguments.world_size + arguments.process_index)
 
 
 def _answer_loss(log_probs: Tensor, inputs: Any) -> Tensor:
