@@ -7,6 +7,7 @@ The trainers' own preparation would render again, add terminators and pair KL co
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 from trl import DPOTrainer, KTOTrainer, SFTTrainer
 
@@ -19,12 +20,19 @@ class _Tokenized:
 
     Attributes:
         watch: Ends the training where a loss is not finite, or None.
+        stored: Type in which the weights of a model that is spread over processes are saved; None as they are.
     """
 
     watch: StayFinite | None = None
+    stored: torch.dtype | None = None
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         return dataset
+
+    def _save(self: Any, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if self.stored is not None and state_dict is not None:
+            state_dict = {k: v.to(self.stored) if v.is_floating_point() else v for k, v in state_dict.items()}
+        super()._save(output_dir, state_dict=state_dict)  # type: ignore[misc]
 
     def compute_loss(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The loss, of batches that the watch knows of."""
