@@ -103,30 +103,12 @@ def train(
     soft = soft_condition_of(model)
     check_unsharded(soft, consistency)
     stored = model.dtype
-    arguments = trainer_arguments(model, settings, folder, seed)
-    assert settings.method is not None
-    kind, config, data = _PREPARED[settings.method](model, rows, settings, arguments)
     if settings.method != "sft":
         say(f"Preparing {name}: reference log-probabilities")
-        data = shared_rows(data, config)
-    spread, own_reference = sharding(), False
-    if spread:
-        own_reference = settings.method != "sft" and _precompute(model, settings)
-        data = with_reference(data, model, settings.max_length) if own_reference else data
-        hand_over(model)
-    if not settings.lora_rank:  # an update of 1e-6 is lost in the 8 bits of a bfloat16 weight, if that is rounded
-        model.to(torch.bfloat16 if settings.optimizer == "adamw_bfloat16" else torch.float32)
-    model.train()
     try:
-        with no_second_model() if own_reference else nullcontext():
-            trainer = kind(
-                model=model,
-                args=config,
-                train_dataset=data,
-                processing_class=tokenizer,
-                peft_config=adapter_config(settings, behind),
-                optimizers=(_bfloat16_optimizer(model, settings), None),
-            )
+        trainer = make_trainer(
+            model, tokenizer, rows, settings, trainer_arguments(model, settings, folder, seed), behind
+        )
     except ValueError as error:
         if not settings.lora_targets or "modules" not in str(error):
             raise
@@ -137,10 +119,8 @@ def train(
     activation = Activation(trainer.model) if behind is not None else None
     tail = thinking_tail(tokenizer)
     width = len(place_condition(tail, condition, tail))
-    if own_reference:
-        trainer.precompute_ref_logps = True  # it was told otherwise, or it would compute them itself
     if isinstance(trainer, TokenizedKTOTrainer):
-        trainer.answer_weight, trainer.consistency = settings.answer_weight, consistency
+        trainer.consistency = consistency
     if soft is not None:
         soft.embeddings.requires_grad_(True)  # PEFT freezes whatever is not its own
     total = settings.steps or len(trainer.get_train_dataloader()) // settings.accumulate * round(settings.epochs)
@@ -162,10 +142,56 @@ def train(
     wrapper = check_wrapper(trainer)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     trained = trainer.accelerator.unwrap_model(trainer.model).eval()
-    if not settings.lora_rank and not spread:
+    if not settings.lora_rank and not sharding():
         trained.to(stored)
     trainer.stored = None if settings.lora_rank else stored
-    return Trained(trainer, trained, wrapper, losses, watch.measured, spread)
+    return Trained(trainer, trained, wrapper, losses, watch.measured, sharding())
+
+
+def make_trainer(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[TrainingExample],
+    settings: SystemSettings,
+    arguments: dict[str, Any],
+    behind: list[int] | None = None,
+) -> Any:
+    """TRL's trainer of a model, which has everything that the training needs.
+
+    Args:
+        model: The model; where it is to be sharded, each process gives up its copy but the first.
+        tokenizer: Its tokenizer.
+        rows: Token rows.
+        settings: Method, strength and budget.
+        arguments: See `trainer_arguments`.
+        behind: Token ids of the condition that the adapter acts behind, or None.
+    """
+    assert settings.method is not None
+    kind, config, data = _PREPARED[settings.method](model, rows, settings, arguments)
+    refers, own_reference = settings.method != "sft", False
+    if refers:
+        data = shared_rows(data, config)
+    if sharding():
+        own_reference = refers and _precompute(model, settings)
+        data = with_reference(data, model, settings.max_length) if own_reference else data
+        hand_over(model)
+    if not settings.lora_rank:  # an update of 1e-6 is lost in the 8 bits of a bfloat16 weight, if that is rounded
+        model.to(torch.bfloat16 if settings.optimizer == "adamw_bfloat16" else torch.float32)
+    model.train()
+    with no_second_model() if own_reference else nullcontext():
+        trainer = kind(
+            model=model,
+            args=config,
+            train_dataset=data,
+            processing_class=tokenizer,
+            peft_config=adapter_config(settings, behind),
+            optimizers=(_bfloat16_optimizer(model, settings), None),
+        )
+    if own_reference:
+        trainer.precompute_ref_logps = True  # it was told otherwise, or it would compute them itself
+    if isinstance(trainer, TokenizedKTOTrainer):
+        trainer.answer_weight = settings.answer_weight
+    return trainer
 
 
 def _short_enough(rows: Sequence[TrainingExample], longest: int, name: str) -> list[TrainingExample]:
