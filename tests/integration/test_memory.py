@@ -17,6 +17,12 @@ from miniature import LANGUAGES, write_model, write_recipe
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.fixture(autouse=True)
+def _no_report(monkeypatch):
+    """Figures take longer than all the rest."""
+    monkeypatch.setattr(pipeline, "write_report", lambda folder: folder)
+
+
 @pytest.fixture
 def recipe(tmp_path, tokenizer):
     """A recipe with a sweep, an adapter, a guarded system and the model's own answers."""
