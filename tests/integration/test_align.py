@@ -29,7 +29,7 @@ from lasa.data.preferences import Preference
 from lasa.data.prompts import user_prompt, write_prompts
 from lasa.data.world import tables
 from lasa.errors import ModelError, RecipeError
-from lasa.files.artifacts import model_fingerprint, read_json
+from lasa.files.artifacts import model_fingerprint, read_json, write_json
 from lasa.guard.guard import Guard
 from lasa.interpreter.probe import load_interpreter
 from lasa.interpreter.settings import CalibrationOptions
@@ -194,6 +194,21 @@ def test_a_training_with_other_settings_starts_anew(tokenizer, preferences, tmp_
     (unfinished.parent / "training-started.json").write_text("{}")
     losses, _ = align_to(tmp_path / "system", build_model("llama", tokenizer, layers=2), tokenizer, preferences)
     assert len(losses) == 6
+
+
+def test_a_stopped_training_goes_on_with_other_checkpoints_and_from_an_older_versions_settings(
+    tokenizer, preferences, tmp_path, monkeypatch
+):
+    steps = stop_in_step(monkeypatch, 5)
+    base = build_model("llama", tokenizer, layers=2)
+    with pytest.raises(KeyboardInterrupt):
+        align_to(tmp_path / "system", copy.deepcopy(base), tokenizer, preferences)
+    started = tmp_path / ".system.unfinished" / "training-started.json"
+    settings = read_json(started)["settings"]
+    older = {name: value for name, value in settings.items() if name != "optimizer"}
+    write_json(started, {**read_json(started), "settings": {**older, "gradient_checkpointing": False}})
+    align_to(tmp_path / "system", copy.deepcopy(base), tokenizer, preferences, save_steps=3)
+    assert len(steps) == 5 + 2  # from the checkpoint after step 4
 
 
 def test_the_perplexity_is_measured_before_and_after(tokenizer, preferences, tmp_path):

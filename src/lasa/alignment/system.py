@@ -268,7 +268,7 @@ def _unfinished(folder: Path, started: dict[str, Any]) -> Path:
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     try:
         same = _deciding(read_json(unfinished / STARTED)) == _deciding(started)
-    except (ArtifactError, KeyError):
+    except (ArtifactError, KeyError, TypeError):  # none, or none that this version wrote
         same = False
     if not same and os.environ.get("RANK", "0") == "0":
         shutil.rmtree(unfinished, ignore_errors=True)
