@@ -48,4 +48,4 @@ class LiveModels:
 
 def live_optimizers() -> int:
     """Optimisers that something still refers to."""
-    return sum(isinstance(one, torch.optim.Optimizer) for one in gc.get_objects())
+    return sum(issubclass(type(one), torch.optim.Optimizer) for one in gc.get_objects())

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 from torch.distributed.fsdp import FSDPModule
 
@@ -373,7 +374,7 @@ def launch(tmp_path_factory, tokenizer):
     write_prompts(folder / "benign.jsonl", [one.prompt for one in preferences if not one.prompt.harmful])
 
     def run(
-        name: str, program: Sequence[str] = ("-m", "lasa"), **variables: str
+        name: str, program: Sequence[str] = ("-m", "lasa"), settings: Sequence[str] = (), **variables: str
     ) -> tuple[subprocess.CompletedProcess, Path]:
         command = [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program),
@@ -381,6 +382,7 @@ def launch(tmp_path_factory, tokenizer):
             *("--benign", str(folder / "benign.jsonl"), "--set", "signal=label", "--output", str(folder / name)),
             *("--set", "steps=4", "--set", "batch_size=2", "--set", "warmup_steps=0", "--set", "learning_rate=1e-3"),
             *("--set", "answer_weight=0.5"),  # some batches have no desirable answer
+            *(part for setting in settings for part in ("--set", setting)),
         ]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
         environment |= variables
@@ -402,15 +404,29 @@ def test_two_processes_train_one_model_in_the_wrapper_that_was_asked_for(replica
     load_model(str(replicated))
 
 
+SHARDED = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+}
+ON_CPU = (str(Path(__file__).parents[1] / "fsdp_on_cpu.py"),)
+
+
+@pytest.mark.slow
+def test_an_adapter_on_a_model_that_is_sharded_learns_the_same(launch):
+    settings = ["lora_rank=2", "signal=always"]
+    runs = [launch("adapter", settings=settings), launch("adapter-sharded", ON_CPU, settings, **SHARDED)]
+    for finished, folder in runs:
+        assert finished.returncode == 0, finished.stderr[-3000:]
+        assert isinstance(load_model(str(folder))[0], PeftModel)
+    losses = [read_json(folder / "training.json")["losses"] for _, folder in runs]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 def test_a_model_that_fsdp_shards_over_two_processes_learns_the_same(launch, replicated):
-    finished, folder = launch(
-        "sharded",
-        (str(Path(__file__).parents[1] / "fsdp_on_cpu.py"),),
-        ACCELERATE_USE_FSDP="true",
-        FSDP_VERSION="2",
-        FSDP_AUTO_WRAP_POLICY="TRANSFORMER_BASED_WRAP",
-        FSDP_STATE_DICT_TYPE="FULL_STATE_DICT",
-    )
+    finished, folder = launch("sharded", ON_CPU, **SHARDED)
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert read_json(folder / "training.json")["wrapper"] == "FSDPLlamaForCausalLM"
     load_model(str(folder))
@@ -421,6 +437,8 @@ def test_a_model_that_fsdp_shards_over_two_processes_learns_the_same(launch, rep
     assert (sharded - whole).norm() < 0.01 * (whole - base).norm()
     losses = [read_json(one / "training.json")["losses"] for one in (folder, replicated)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    found = [read_json(one / "perplexity.json")["all"] for one in (folder, replicated)]
+    assert found[0] == pytest.approx(found[1], rel=1e-3)  # each process measured its share
 
 
 @pytest.mark.slow
