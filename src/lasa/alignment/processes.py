@@ -132,17 +132,25 @@ def shared(rows: Sequence[Row], work: Callable[[Sequence[Row]], Sequence[Result]
     return [result for _, result in sorted(gather_object(done), key=lambda one: one[0])]
 
 
-def hand_over(model: Any) -> None:
+def hand_over(model: Any, dtype: torch.dtype) -> None:
     """Make room on the devices for a model that is to be sharded.
 
-    The first process keeps the weights in main memory. The others keep shapes alone, where the configuration has the
-    first one hand out the weights (FSDP2 with `fsdp_cpu_ram_efficient_loading`), else a copy each.
+    The first process keeps the weights in main memory. Where the configuration has it hand them out (FSDP2 with
+    `fsdp_cpu_ram_efficient_loading`), the others keep tensors that were never written to, which take no memory; on
+    `meta` they would have no addresses, by which accelerate finds again what the optimiser is to train. Else each
+    process keeps a copy.
+
+    Args:
+        model: The whole model, read for the last time.
+        dtype: In which its weights are trained.
     """
     handed_out = _is_on("FSDP_CPU_RAM_EFFICIENT_LOADING") and os.environ.get("FSDP_VERSION") == "2"
     if os.environ.get("RANK", "0") == "0" or not handed_out:
-        model.to("cpu")
+        model.to("cpu").to(dtype)
     else:
-        model._apply(lambda one: one.to("meta" if isinstance(one, nn.Parameter) else "cpu"))
+        model._apply(
+            lambda one: torch.empty_like(one, device="cpu", dtype=dtype) if isinstance(one, nn.Parameter) else one.cpu()
+        )
         model.tie_weights()
     release_memory()
 

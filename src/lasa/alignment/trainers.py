@@ -174,8 +174,8 @@ def make_trainer(
     if sharding():
         own_reference = refers and _precompute(model, settings)
         data = with_reference(data, model, settings.max_length) if own_reference else data
-        hand_over(model)
-    if not settings.lora_rank:  # an update of 1e-6 is lost in the 8 bits of a bfloat16 weight, if that is rounded
+        hand_over(model, model.dtype if settings.lora_rank else torch.float32)
+    elif not settings.lora_rank:  # an update of 1e-6 is lost in the 8 bits of a bfloat16 weight, if that is rounded
         model.to(torch.bfloat16 if settings.optimizer == "adamw_bfloat16" else torch.float32)
     model.train()
     with no_second_model() if own_reference else nullcontext():

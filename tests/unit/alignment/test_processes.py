@@ -1,5 +1,7 @@
 """One device in one process, whatever GPUs are to be seen; each process of a launch on its own."""
 
+import resource
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -103,20 +105,42 @@ def test_one_process_works_on_all_rows():
     assert shared([1, 2, 3], lambda rows: [row + 1 for row in rows]) == [2, 3, 4]
 
 
-def test_a_model_that_is_to_be_sharded_stays_whole_in_the_first_process_only(tokenizer, monkeypatch):
+class Tied(torch.nn.Module):
+    """200 MB of weights, used twice, and a buffer."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.one = torch.nn.Linear(5000, 20_000, bias=False, device=device, dtype=torch.bfloat16)
+        self.other = torch.nn.Linear(5000, 20_000, bias=False, device=device, dtype=torch.bfloat16)
+        self.norm = torch.nn.Parameter(torch.ones(4, device=device))
+        self.register_buffer("angles", torch.arange(4.0), persistent=False)
+        self.tie_weights()
+
+    def tie_weights(self) -> None:
+        self.other.weight = self.one.weight
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def test_a_model_that_is_to_be_sharded_stays_whole_in_the_first_process_only(monkeypatch):
     monkeypatch.setenv("FSDP_VERSION", "2")
     monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")
-    held = []
-    for rank in ("0", "1"):
-        monkeypatch.setenv("RANK", rank)
-        model = build_model("qwen2", tokenizer, layers=2, tie_word_embeddings=True)
-        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        hand_over(model)
-        held.append(sum(p.nbytes for p in model.parameters() if not p.is_meta))
-        assert model.lm_head.weight is model.model.embed_tokens.weight
-        assert all(torch.equal(buffers[name], buffer) for name, buffer in model.named_buffers())
-    assert held[0] > 0 == held[1]
-    monkeypatch.delenv("FSDP_CPU_RAM_EFFICIENT_LOADING")
-    model = build_model("llama", tokenizer, layers=1)
-    hand_over(model)
-    assert not any(p.is_meta for p in model.parameters())
+    monkeypatch.setenv("RANK", "1")
+    model, before = Tied("meta"), resident()
+    hand_over(model, torch.float32)
+    assert resident() - before < 40e6
+    assert len({p.data_ptr() for p in model.parameters()}) == 2  # accelerate tells them apart by their addresses
+    assert model.other.weight is model.one.weight
+    assert {(p.dtype, p.device.type) for p in model.parameters()} == {(torch.float32, "cpu")}
+    assert model.angles.tolist() == [0, 1, 2, 3]
+    for changes in ({"RANK": "0"}, {"FSDP_CPU_RAM_EFFICIENT_LOADING": "false"}):
+        for name, value in changes.items():
+            monkeypatch.setenv(name, value)
+        model = torch.nn.Linear(2, 2)
+        kept = model.weight.clone()
+        hand_over(model, torch.float32)
+        assert torch.equal(model.weight, kept)
+        monkeypatch.setenv("RANK", "1")

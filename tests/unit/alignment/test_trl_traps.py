@@ -120,7 +120,7 @@ def test_f_before_a_model_is_sharded_its_own_log_probabilities_are_the_reference
     rows = make_rows(tokenizer)
     usual = kto_trainer(model, tokenizer, rows, tmp_path / "usual", method=method)
     monkeypatch.setattr(trainers, "sharding", lambda: True)
-    monkeypatch.setattr(trainers, "hand_over", lambda model: None)
+    monkeypatch.setattr(trainers, "hand_over", lambda model, dtype: None)
     model.config._name_or_path = str(tmp_path / "there-is-no-such-model")
     spread = kto_trainer(model, tokenizer, rows, tmp_path / "spread", method=method)
     assert spread.ref_model is None
