@@ -61,7 +61,8 @@ def cache_bytes_per_token(model: Any) -> int:
     ids = torch.zeros(1, 8, dtype=torch.long, device=input_device(model))
     cache = model(input_ids=ids, use_cache=True).past_key_values
     held = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
-    return int(ceil(sum(part.nbytes for part in held if part is not None) / ids.numel()))
+    total: int = sum(part.nbytes for part in held if part is not None)
+    return ceil(total / ids.numel())
 
 
 def token_budget(model: Any) -> int:
