@@ -9,6 +9,7 @@ from conftest import build_model
 from lasa.conditioning.condition import condition_ids
 from lasa.conditioning.decision import Policy
 from lasa.data.prompts import Prompt
+from lasa.files.artifacts import model_fingerprint
 from lasa.guard.guard import Guard
 from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
 from lasa.models.activated import Activation
@@ -35,7 +36,7 @@ def build_interpreter(model, tokenizer, prompts, *, position="last", flagged=0.5
     """A random probe that flags about that share of the prompts (0: none, 1: all)."""
     torch.manual_seed(seed)
     point = ReadPoint(LAYER, position, template_fingerprint(tokenizer))
-    config = InterpreterConfig(point, hidden_size(model), 0)
+    config = InterpreterConfig(point, hidden_size(model), 0, base_fingerprint=model_fingerprint(model))
     probe = SafetySemanticInterpreter(config).eval()
     states = read_hidden_states(model, tokenizer, prompts, [LAYER], position)[:, 0]
     scores = sorted(probe.probability(states).tolist())

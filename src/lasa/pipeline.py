@@ -6,13 +6,14 @@
 Each stage reads what the one before wrote into the run folder, so a run that was stopped goes on where it stopped.
 """
 
-import gc
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lasa.alignment.callbacks import HelpfulnessFloor
+from lasa.alignment.processes import launched, training_device
 from lasa.alignment.settings import OWN, SystemSettings
 from lasa.alignment.system import AlignmentTables, align_system
 from lasa.bottleneck.search import find_at_positions, search_json
@@ -21,12 +22,12 @@ from lasa.conditioning.decision import Policy
 from lasa.data.corpora.audit import check_no_leaks
 from lasa.data.prompts import Prompt, check_parallel
 from lasa.data.sources import JOINED, load_prompts
-from lasa.errors import DataError
+from lasa.errors import DataError, RecipeError
 from lasa.evaluation.answering import LocalModel
 from lasa.evaluation.judge_settings import make_judges
 from lasa.evaluation.metrics import rate_of
 from lasa.evaluation.panel import Panel
-from lasa.evaluation.run import generate_samples
+from lasa.evaluation.run import generate_samples, plan_batches
 from lasa.files.artifacts import FILES, model_fingerprint, read_sealed, write_json, write_sealed
 from lasa.guard.guard import Guard
 from lasa.guard.system import System
@@ -37,6 +38,7 @@ from lasa.models.generation import GenerationSettings
 from lasa.models.hidden_states import read_to_folder
 from lasa.models.layers import num_layers
 from lasa.models.loading import load_model
+from lasa.models.memory import release_memory
 from lasa.models.origin import model_folder
 from lasa.progress import say
 from lasa.report.html import write_report
@@ -63,24 +65,17 @@ def run_recipe(recipe: Recipe, output: Path) -> Path:
     Raises:
         LasaError: What is wrong with recipe, model, data or folder; everything finished so far is kept.
     """
+    if launched():
+        raise RecipeError(
+            "`lasa run` is one process. To train on several GPUs: accelerate launch -m lasa align, with the folders of "
+            "a run's interpreter and preferences (see docs/how-to-align.md)."
+        )
     run = RunFolder(output, settled(recipe, output))
     recipe = run.recipe
     with run.locked():
-        model, tokenizer = load_model(recipe.model)
-        if not run.finished("bottleneck"):
-            with run.stage("bottleneck", "bottleneck.json", reads=recipe.layer_search.prompts):
-                locate(run, model, tokenizer)
-        if not run.finished("interpreter"):
-            with run.stage(
-                "interpreter", "interpreter.json", "interpreter/config.json", reads=_interpreter_sources(recipe)
-            ):
-                interpret(run, model, tokenizer)
+        read_base(run)
+        release_memory()
         interpreter = load_interpreter(run.path / "interpreter")
-        interpreter.check_fits(model, tokenizer)
-        if uses_own(recipe) and not run.finished("preferences"):
-            reads = [*_interpreter_sources(recipe), *_refusals_file(recipe)]
-            with run.stage("preferences", OWN_ANSWERS, OWN_PREFERENCES, reads=reads):
-                draw_own(run, model, tokenizer)
         for name, system in recipe.systems.items():
             for number, point in enumerate(system.points()):
                 if not run.finished(f"point {name} {number}"):
@@ -88,20 +83,39 @@ def run_recipe(recipe: Recipe, output: Path) -> Path:
                     reads = _alignment_sources(recipe, point)
                     with run.stage(f"point {name} {number}", samples.as_posix(), reads=reads):
                         try_point(run, name, number, point, interpreter)
-                    gc.collect()
+                    release_memory()
             if system.method and not run.finished(f"align {name}"):
                 with run.stage(f"align {name}", *_written(recipe, name), reads=_alignment_sources(recipe, system)):
                     align(run, name, system, interpreter)
-                gc.collect()  # trainers hold their models in cycles
+                release_memory()
         for name in recipe.systems:
             if not run.finished(f"evaluate {name}"):
                 reads = list(recipe.evaluation.benchmarks.values())
                 with run.stage(f"evaluate {name}", f"samples/{name}.jsonl", reads=reads):
                     evaluate(run, name)
+                release_memory()
         with run.stage("metrics", "metrics.json"):
             write_json(run.path / "metrics.json", collect_metrics(run))
         with run.stage("report"):
             return write_report(run.path)
+
+
+def read_base(run: RunFolder) -> None:
+    """Stages 1 and 2 and the base's own answers, with one loading of the base model; nothing holds it afterwards."""
+    recipe = run.recipe
+    stages = [
+        ("bottleneck", ["bottleneck.json"], recipe.layer_search.prompts, locate),
+        ("interpreter", ["interpreter.json", "interpreter/config.json"], _interpreter_sources(recipe), interpret),
+    ]
+    if uses_own(recipe):
+        reads = [*_interpreter_sources(recipe), *_refusals_file(recipe)]
+        stages.append(("preferences", [OWN_ANSWERS, OWN_PREFERENCES], reads, draw_own))
+    base: tuple[Any, Any] | None = None
+    for stage, files, reads, work in stages:
+        if not run.finished(stage):
+            base = base or load_model(recipe.model)
+            with run.stage(stage, *files, reads=reads):
+                work(run, *base)
 
 
 def locate(run: RunFolder, model: Any, tokenizer: Any) -> None:
@@ -164,6 +178,7 @@ def try_point(
     prompts = _development(run.recipe)
     if not (folder / "model").is_dir():
         _train(run, point, interpreter, folder / "model", label)
+        release_memory()
     system = system_of_run(run.path, run.recipe, name, folder=folder / "model")
     _answer(run, system, {"development": prompts}, folder / "samples.jsonl", label)
 
@@ -198,7 +213,9 @@ def _train(
     recipe = run.recipe
     if system.interpreter_layer is not None:
         interpreter = load_interpreter(run.path / "interpreter_at" / str(system.interpreter_layer))
-    model, tokenizer = load_model(recipe.model.model_copy(update={"four_bit": system.four_bit}))
+    on = {"device": training_device(recipe.model.device), "four_bit": system.four_bit}
+    model, tokenizer = load_model(recipe.model.model_copy(update=on))
+    interpreter.check_fits(model, tokenizer, fingerprint=not system.four_bit)
     benign = [prompt for prompt in _development(recipe) if prompt.harmful is False]
     labelled = _interpreter_tables(recipe)
     align_system(
@@ -236,17 +253,13 @@ def _floor(
 
     def measure(model: Any) -> float:
         policy = Policy(condition=section.condition or DEFAULT_CONDITION)
-        guard = Guard(model, tokenizer, interpreter, policy) if interpreter else None
+        guard = Guard(model, tokenizer, interpreter, policy, aligned=True) if interpreter else None
         system = LocalModel(model, tokenizer, guard, GenerationSettings(max_new_tokens=evaluation.max_new_tokens))
-        size = evaluation.batch_size
-        samples = [
-            sample
-            for start in range(0, len(benign), size)
-            for sample in panel.samples(
-                [("development", prompt) for prompt in benign[start : start + size]],
-                system(benign[start : start + size]),
-            )
-        ]
+        tasks = [("development", prompt) for prompt in benign]
+        samples = []
+        for batch in plan_batches(tasks, system, evaluation.batch_size, evaluation.batch_tokens or system.budget):
+            chosen = [tasks[row] for row in batch]
+            samples += panel.samples(chosen, system([prompt for _, prompt in chosen]))
         return rate_of(samples, "helpful", clustered=False).value or 0.0
 
     return HelpfulnessFloor(measure, section.helpfulness_floor, section.watch_every, section.stop_at_floor)
@@ -255,6 +268,8 @@ def _floor(
 def _answer(run: RunFolder, system: System, prompts: dict[str, list[Prompt]], samples: Path, label: str) -> None:
     """Answer prompts with a system, and judge the answers."""
     recipe = run.recipe
+    if recipe.evaluation.dtype is not None:
+        system = replace(system, model=system.model.model_copy(update={"dtype": recipe.evaluation.dtype}))
     settings = GenerationSettings(max_new_tokens=recipe.evaluation.max_new_tokens)
     generate_samples(
         samples,

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 from torch.distributed.fsdp import FSDPModule
 
@@ -29,7 +30,7 @@ from lasa.data.preferences import Preference
 from lasa.data.prompts import user_prompt, write_prompts
 from lasa.data.world import tables
 from lasa.errors import ModelError, RecipeError
-from lasa.files.artifacts import model_fingerprint, read_json
+from lasa.files.artifacts import model_fingerprint, read_json, write_json
 from lasa.guard.guard import Guard
 from lasa.interpreter.probe import load_interpreter
 from lasa.interpreter.settings import CalibrationOptions
@@ -196,6 +197,21 @@ def test_a_training_with_other_settings_starts_anew(tokenizer, preferences, tmp_
     assert len(losses) == 6
 
 
+def test_a_stopped_training_goes_on_with_other_checkpoints_and_from_an_older_versions_settings(
+    tokenizer, preferences, tmp_path, monkeypatch
+):
+    steps = stop_in_step(monkeypatch, 5)
+    base = build_model("llama", tokenizer, layers=2)
+    with pytest.raises(KeyboardInterrupt):
+        align_to(tmp_path / "system", copy.deepcopy(base), tokenizer, preferences)
+    started = tmp_path / ".system.unfinished" / "training-started.json"
+    settings = read_json(started)["settings"]
+    older = {name: value for name, value in settings.items() if name != "optimizer"}
+    write_json(started, {**read_json(started), "settings": {**older, "gradient_checkpointing": False}})
+    align_to(tmp_path / "system", copy.deepcopy(base), tokenizer, preferences, save_steps=3)
+    assert len(steps) == 5 + 2  # from the checkpoint after step 4
+
+
 def test_the_perplexity_is_measured_before_and_after(tokenizer, preferences, tmp_path):
     align_to(tmp_path / "system", build_model("llama", tokenizer, layers=2), tokenizer, preferences)
     drift = read_json(tmp_path / "system" / "perplexity.json")
@@ -275,7 +291,7 @@ def test_a_guard_may_watch_an_adapter_while_it_is_trained(tokenizer, preferences
     asked, answers = [prompt.messages for prompt in prompts], []
 
     def measure(model):
-        guard = Guard(model, tokenizer, interpreter)
+        guard = Guard(model, tokenizer, interpreter, aligned=True)
         answers.append(guard.generate(asked, GenerationSettings(max_new_tokens=4)))
         return 1.0
 
@@ -325,6 +341,15 @@ def test_training_stops_or_warns_where_it_becomes_less_helpful_than_the_floor(to
     assert trained.helpfulness[:2] == [(1, 0.95), (2, 0.5)]
 
 
+def test_a_warning_about_helpfulness_does_not_prolong_a_training_that_is_over(tokenizer, tmp_path):
+    table = [Preference(user_prompt(str(n), "en", f"paint house {n}"), f"yes {n}", f"no {n}") for n in range(8)]
+    floor = HelpfulnessFloor(lambda model: 0.5, 0.9, every=1, stop=False)
+    settings = SystemSettings(method="kto", steps=2, batch_size=4, warmup_steps=0)
+    rows = token_rows(tokenizer, table, [[]] * 8, seed=0)
+    trained = train(build_model("llama", tokenizer, layers=2), tokenizer, rows, settings, tmp_path, "test", floor=floor)
+    assert len(trained.losses) == 2
+
+
 def test_four_bits_without_bitsandbytes_say_what_to_install(model_folder, monkeypatch):
     from lasa.models import loading as models
 
@@ -349,7 +374,7 @@ def launch(tmp_path_factory, tokenizer):
     write_prompts(folder / "benign.jsonl", [one.prompt for one in preferences if not one.prompt.harmful])
 
     def run(
-        name: str, program: Sequence[str] = ("-m", "lasa"), **variables: str
+        name: str, program: Sequence[str] = ("-m", "lasa"), settings: Sequence[str] = (), **variables: str
     ) -> tuple[subprocess.CompletedProcess, Path]:
         command = [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program),
@@ -357,6 +382,7 @@ def launch(tmp_path_factory, tokenizer):
             *("--benign", str(folder / "benign.jsonl"), "--set", "signal=label", "--output", str(folder / name)),
             *("--set", "steps=4", "--set", "batch_size=2", "--set", "warmup_steps=0", "--set", "learning_rate=1e-3"),
             *("--set", "answer_weight=0.5"),  # some batches have no desirable answer
+            *(part for setting in settings for part in ("--set", setting)),
         ]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
         environment |= variables
@@ -378,15 +404,29 @@ def test_two_processes_train_one_model_in_the_wrapper_that_was_asked_for(replica
     load_model(str(replicated))
 
 
+SHARDED = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+}
+ON_CPU = (str(Path(__file__).parents[1] / "fsdp_on_cpu.py"),)
+
+
+@pytest.mark.slow
+def test_an_adapter_on_a_model_that_is_sharded_learns_the_same(launch):
+    settings = ["lora_rank=2", "signal=always"]
+    runs = [launch("adapter", settings=settings), launch("adapter-sharded", ON_CPU, settings, **SHARDED)]
+    for finished, folder in runs:
+        assert finished.returncode == 0, finished.stderr[-3000:]
+        assert isinstance(load_model(str(folder))[0], PeftModel)
+    losses = [read_json(folder / "training.json")["losses"] for _, folder in runs]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 def test_a_model_that_fsdp_shards_over_two_processes_learns_the_same(launch, replicated):
-    finished, folder = launch(
-        "sharded",
-        (str(Path(__file__).parents[1] / "fsdp_on_cpu.py"),),
-        ACCELERATE_USE_FSDP="true",
-        FSDP_VERSION="2",
-        FSDP_AUTO_WRAP_POLICY="TRANSFORMER_BASED_WRAP",
-        FSDP_STATE_DICT_TYPE="FULL_STATE_DICT",
-    )
+    finished, folder = launch("sharded", ON_CPU, **SHARDED)
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert read_json(folder / "training.json")["wrapper"] == "FSDPLlamaForCausalLM"
     load_model(str(folder))
@@ -397,6 +437,8 @@ def test_a_model_that_fsdp_shards_over_two_processes_learns_the_same(launch, rep
     assert (sharded - whole).norm() < 0.01 * (whole - base).norm()
     losses = [read_json(one / "training.json")["losses"] for one in (folder, replicated)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    found = [read_json(one / "perplexity.json")["all"] for one in (folder, replicated)]
+    assert found[0] == pytest.approx(found[1], rel=1e-3)  # each process measured its share
 
 
 @pytest.mark.slow

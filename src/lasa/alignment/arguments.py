@@ -1,17 +1,24 @@
 """What TRL's trainers are told: their arguments, and the adapter that they are to make."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
+from lasa.alignment.processes import launched
 from lasa.alignment.settings import SystemSettings
+from lasa.errors import RecipeError
+from lasa.models.layers import num_parameters
 from lasa.models.loading import cpu_multiplies_bfloat16
 
 _NAMES = ("activation_checkpointing", "gradient_checkpointing")
 CHECKPOINTING = next(name for name in _NAMES if name in TrainingArguments.__dataclass_fields__)
 """The trainers' argument for it, which later releases of transformers 5 have renamed."""
+
+LARGE = 10**9
+"""Parameters above which activations are computed twice, where the settings do not say."""
 
 
 def trainer_arguments(model: Any, settings: SystemSettings, folder: Path, seed: int) -> dict[str, Any]:
@@ -23,9 +30,13 @@ def trainer_arguments(model: Any, settings: SystemSettings, folder: Path, seed: 
         folder: For checkpoints.
         seed: The trainer's.
     """
-    on_cpu = not torch.cuda.is_available() and model.device.type == "cpu"
-    bfloat16 = model.dtype == torch.bfloat16 and (torch.cuda.is_available() or (on_cpu and cpu_multiplies_bfloat16()))
+    gpus = torch.cuda.is_available()
+    on_cpu = model.device.type == "cpu"
+    bfloat16 = model.dtype == torch.bfloat16 and (cpu_multiplies_bfloat16() if on_cpu else gpus)
+    stays = on_cpu and gpus and not launched()  # `device: cpu` on a machine with GPUs
+    checkpointing = settings.gradient_checkpointing
     return {
+        **_optimizer(settings),
         "output_dir": str(folder),
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": "cosine",
@@ -34,7 +45,7 @@ def trainer_arguments(model: Any, settings: SystemSettings, folder: Path, seed: 
         "num_train_epochs": settings.epochs,
         "per_device_train_batch_size": settings.batch_size,
         "gradient_accumulation_steps": settings.accumulate,
-        CHECKPOINTING: settings.gradient_checkpointing,
+        CHECKPOINTING: num_parameters(model) > LARGE if checkpointing is None else checkpointing,
         "max_length": settings.max_length,
         "seed": seed,
         "report_to": [],
@@ -45,12 +56,38 @@ def trainer_arguments(model: Any, settings: SystemSettings, folder: Path, seed: 
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # it logs a loss that is not finite as 0
         "disable_tqdm": True,
-        "bf16": bfloat16,
-        "use_cpu": bfloat16 and on_cpu,  # without it transformers looks for a GPU
+        "bf16": bfloat16 and settings.optimizer != "adamw_bfloat16",  # else nothing is left to cast
+        "use_cpu": (bfloat16 and on_cpu) or stays,  # without it transformers looks for a GPU
         "weight_decay": settings.weight_decay,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "remove_unused_columns": False,
     }
+
+
+def _optimizer(settings: SystemSettings) -> dict[str, str]:
+    """The trainers' argument for an optimiser that is not their default; see `lasa.alignment.optimizer` for ours.
+
+    Raises:
+        RecipeError: It needs bitsandbytes, which is not installed.
+    """
+    if not settings.optimizer.endswith("8bit"):
+        return {}
+    if find_spec("bitsandbytes") is None:
+        raise RecipeError(
+            f"The optimiser {settings.optimizer} needs the package bitsandbytes: `pip install bitsandbytes`. Without "
+            "it, adamw_bfloat16 takes as little memory."
+        )
+    return {"optim": settings.optimizer}
+
+
+def one_device(config: Any) -> Any:
+    """A trainer's configuration, on one device in this process.
+
+    With several GPUs to be seen, transformers would copy the model to each for every batch (`DataParallel`).
+    """
+    if config.n_gpu > 1:
+        config._n_gpu = 1
+    return config
 
 
 def adapter_config(settings: SystemSettings, behind: list[int] | None) -> Any:

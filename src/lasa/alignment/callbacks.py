@@ -86,7 +86,7 @@ class WatchHelpfulness(TrainerCallback):  # type: ignore[misc]
         model.train()
         self.measured.append((state.global_step, share))
         if share < self.floor.floor:
-            control.should_training_stop = self.floor.stop
+            control.should_training_stop |= self.floor.stop  # another callback may have said so already
             say(
                 f"Warning: {self.name} helps in {share:.1%} of the benign development prompts after "
                 f"{state.global_step} steps, below the floor of {self.floor.floor:.0%}; "

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lasa.data.prompts import Prompt
 from lasa.errors import RecipeError
-from lasa.models.layers import forward_to_layers
+from lasa.models.layers import forward_to_layers, input_device
 from lasa.models.rendering import render
 
 TEMPERATURE = 1.0
@@ -37,25 +37,31 @@ class Consistency:
     queries: list[list[list[int]]]
     per_step: int = 2
 
-    def loss(self, model: Any, step: int, pad: int) -> Tensor:
-        """The term on the queries of a step, which come round in order.
+    def loss(self, model: Any, batch: int, pad: int) -> Tensor:
+        """The term on the queries of a batch, which come round in order.
 
         Args:
             model: The model in training.
-            step: Counts the batches.
+            batch: Counts the batches of all steps and processes.
             pad: Padding token id.
         """
-        first = step * self.per_step
+        first = batch * self.per_step
         chosen = [self.queries[(first + offset) % len(self.queries)] for offset in range(self.per_step)]
         flat = [ids for query in chosen for ids in query]
         width = max(map(len, flat))
-        ids = torch.tensor([row + [pad] * (width - len(row)) for row in flat], device=model.device)
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in flat], device=model.device)
+        ids = torch.tensor([row + [pad] * (width - len(row)) for row in flat])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in flat])
+        device = input_device(model)
         read: list[Tensor] = []
         forward_to_layers(
-            model, [self.layer], lambda _, states: read.append(states), input_ids=ids, attention_mask=mask
+            model,
+            [self.layer],
+            lambda _, states: read.append(states),
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
         )
-        states = read[0][torch.arange(len(flat)), mask.sum(1) - 1]
+        last = torch.tensor([len(row) - 1 for row in flat], device=read[0].device)  # not where the tokens go in
+        states = read[0][torch.arange(len(flat), device=last.device), last]
         terms = [rank_one_loss(part) for part in torch.split(states, [len(query) for query in chosen])]
         return self.weight * torch.stack(terms).mean()
 

@@ -7,6 +7,7 @@ The trainers' own preparation would render again, add terminators and pair KL co
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 from trl import DPOTrainer, KTOTrainer, SFTTrainer
 
@@ -19,12 +20,19 @@ class _Tokenized:
 
     Attributes:
         watch: Ends the training where a loss is not finite, or None.
+        stored: Type in which the weights of a model that is spread over processes are saved; None as they are.
     """
 
     watch: StayFinite | None = None
+    stored: torch.dtype | None = None
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         return dataset
+
+    def _save(self: Any, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if self.stored is not None and state_dict is not None:
+            state_dict = {k: v.to(self.stored) if v.is_floating_point() else v for k, v in state_dict.items()}
+        super()._save(output_dir, state_dict=state_dict)  # type: ignore[misc]
 
     def compute_loss(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The loss, of batches that the watch knows of."""
@@ -57,6 +65,7 @@ class TokenizedKTOTrainer(_Tokenized, KTOTrainer):  # type: ignore[misc]
 
     answer_weight = 0.0
     consistency: Consistency | None = None
+    _place = (-1, 0)
 
     def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool) -> Any:
         outputs: list[Any] = []
@@ -72,8 +81,15 @@ class TokenizedKTOTrainer(_Tokenized, KTOTrainer):  # type: ignore[misc]
             loss = loss + self.answer_weight * _answer_loss(outputs[-1].log_probs, inputs)
         if self.consistency is not None:
             inner, pad = self.accelerator.unwrap_model(model), self.processing_class.pad_token_id
-            loss = loss + self.consistency.loss(inner, self.state.global_step, pad)
+            loss = loss + self.consistency.loss(inner, self._batch(), pad)
         return loss
+
+    def _batch(self) -> int:
+        """The number of this batch among those of all steps and processes, also in a training that was resumed."""
+        step, arguments = self.state.global_step, self.args
+        self._place = (step, self._place[1] + 1 if self._place[0] == step else 0)
+        mine = step * arguments.gradient_accumulation_steps + self._place[1]
+        return int(mine * arguments.world_size + arguments.process_index)
 
 
 def _answer_loss(log_probs: Tensor, inputs: Any) -> Tensor:

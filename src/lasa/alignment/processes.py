@@ -1,15 +1,22 @@
 """A training that `accelerate launch` spreads over several processes: what is asked for, and what is really in use."""
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from datasets import Dataset, load_from_disk
+from torch import nn
 
 from lasa.alignment.consistency import Consistency
 from lasa.errors import RecipeError
+from lasa.models.memory import release_memory
 from lasa.models.soft_condition import SoftCondition
+from lasa.progress import say
+
+Row = TypeVar("Row")
+Result = TypeVar("Result")
 
 ROWS = "rows"
 """Folder, among the trainer's checkpoints, of the rows that several processes share."""
@@ -69,16 +76,83 @@ def check_unsharded(soft: SoftCondition | None, consistency: Consistency | None)
             )
 
 
-def launch_device() -> str:
-    """Where a process of `accelerate launch` loads its model; `auto` outside of one.
+def launched() -> bool:
+    """Whether `accelerate launch` (or torchrun) started several processes."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
-    A model that is to be sharded is loaded into main memory.
+
+def sharding() -> bool:
+    """Whether the accelerate configuration asks for a model that is spread over the processes."""
+    return any(map(_asked_for, STRATEGIES))
+
+
+def training_device(asked: str) -> str:
+    """Where this process trains: the first visible GPU, or its own one among the processes of a launch.
+
+    Args:
+        asked: The device of the settings; only where there is no GPU, or `cpu` is asked for, it is anything else.
+
+    Raises:
+        RecipeError: A GPU is asked for by its number, on which the trainers would not stay.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return "auto"
-    if any(map(_asked_for, STRATEGIES)) or not torch.cuda.is_available():
-        return "cpu"
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not gpus or asked == "cpu":
+        return asked
+    if asked not in ("auto", "cuda", "cuda:0"):
+        raise RecipeError(
+            f"Training cannot stay on the device {asked!r}: the trainers use the first GPU that they see. To choose "
+            f"one, make it the only visible one (CUDA_VISIBLE_DEVICES={asked.rpartition(':')[2]}) and leave the device "
+            "at `auto`."
+        )
+    if launched():
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    if gpus > 1:
+        say(
+            f"Training on cuda:0, one of {gpus} visible GPUs. To train on all of them: accelerate launch "
+            f"--num_processes {gpus} -m lasa align (recipes/accelerate has configurations)."
+        )
+    return "cuda:0"
+
+
+def shared(rows: Sequence[Row], work: Callable[[Sequence[Row]], Sequence[Result]]) -> list[Result]:
+    """What `work` gives for each row, in order; the processes of a launch each do their share of it.
+
+    Args:
+        rows: The same in every process.
+        work: One result per row, in order; what can be pickled, where there are several processes.
+    """
+    if not launched():
+        return list(work(rows))
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    state = PartialState()
+    mine = range(state.process_index, len(rows), state.num_processes)
+    done = list(zip(mine, work([rows[row] for row in mine]), strict=True))
+    return [result for _, result in sorted(gather_object(done), key=lambda one: one[0])]
+
+
+def hand_over(model: Any, dtype: torch.dtype) -> None:
+    """Make room on the devices for a model that is to be sharded.
+
+    The first process keeps the weights in main memory. Where the configuration has it hand them out (FSDP2 with
+    `fsdp_cpu_ram_efficient_loading`), the others keep tensors that were never written to, which take no memory; on
+    `meta` they would have no addresses, by which accelerate finds again what the optimiser is to train. Else each
+    process keeps a copy.
+
+    Args:
+        model: The whole model, read for the last time.
+        dtype: In which its weights are trained.
+    """
+    handed_out = _is_on("FSDP_CPU_RAM_EFFICIENT_LOADING") and os.environ.get("FSDP_VERSION") == "2"
+    if os.environ.get("RANK", "0") == "0" or not handed_out:
+        model.to("cpu").to(dtype)
+    else:
+        model._apply(
+            lambda one: torch.empty_like(one, device="cpu", dtype=dtype) if isinstance(one, nn.Parameter) else one.cpu()
+        )
+        model.tie_weights()
+    release_memory()
 
 
 def shared_rows(data: Dataset, config: Any) -> Dataset:
@@ -93,4 +167,8 @@ def shared_rows(data: Dataset, config: Any) -> Dataset:
 
 
 def _asked_for(strategy: Strategy) -> bool:
-    return os.environ.get(strategy.variable, "").lower() in ("1", "true")
+    return _is_on(strategy.variable)
+
+
+def _is_on(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true")

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from lasa.files.settings import Fraction, Settings
+from lasa.files.settings import Fraction, Settings, resource
 
 Method = Literal["sft", "kto", "dpo"]
 """`sft` learns the desirable answers, `kto` and `dpo` also what to avoid."""
@@ -13,6 +13,9 @@ Signal = Literal["interpreter", "soft", "label", "sampled", "always", "none"]
 """`interpreter`: the SSI's decision; `soft`: its probability, as a learned embedding; `label`: the row's own label (an
 oracle); `sampled`: a coin for harmful rows, as in the public code; `always`: every row, so that what is learned is to
 trust the condition; `none`: never conditioned (surface tuning)."""
+
+Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adamw_bfloat16"]
+"""`adamw` in float32; with moments of 8 bits, also paged to main memory; or all in bfloat16, rounded stochastically."""
 
 Adapter = Literal["everywhere", "behind_condition"]
 """Where a LoRA adapter acts: at every token, or from the condition to the end of the turn, so that the base model reads
@@ -53,6 +56,11 @@ class SystemSettings(Settings):
     desirable_weight: float = Field(1.0, gt=0, le=100, description="Weight of desirable rows in KTO's loss")
     undesirable_weight: float = Field(1.0, gt=0, le=100, description="Weight of undesirable rows in KTO's loss")
     weight_decay: float = Field(0.0, ge=0, le=1, description="Of AdamW")
+    optimizer: Optimizer = Field(
+        "adamw",
+        description="adamw: 16 bytes a trained parameter; adamw_8bit, paged_adamw_8bit (bitsandbytes): 10; "
+        "adamw_bfloat16 (all weights, one GPU): 8",
+    )
     consistency: float = Field(0.0, ge=0, le=100, description="Weight of the multi-lingual consistency term; KTO only")
     wrong_language_refusals: float = Field(
         0.0, ge=0, le=1, description="Share of harmful rows with a refusal in another language as undesirable answer"
@@ -81,8 +89,10 @@ class SystemSettings(Settings):
         "helpfully; it buys back false refusals and costs true ones",
     )
     four_bit: bool = Field(False, description="Hold the base model in 4 bits under the adapter (QLoRA)")
-    gradient_checkpointing: bool = Field(False, description="Trade time for memory")
-    save_steps: int | None = Field(None, ge=1, description="Steps between checkpoints to go on from after a stop")
+    gradient_checkpointing: bool | None = resource(
+        None, description="Trade time for memory; None: for models of more than a billion parameters"
+    )
+    save_steps: int | None = resource(None, ge=1, description="Steps between checkpoints to go on from after a stop")
     preferences: str | None = Field(None, description="Source of preferences; the alignment section's by default")
     sweep: list[dict[str, Any]] = Field(
         default_factory=list,
@@ -105,6 +115,8 @@ class SystemSettings(Settings):
             raise ValueError("lora_alpha, lora_dropout and lora_targets belong to an adapter: set lora_rank")
         if self.four_bit and not self.lora_rank:
             raise ValueError("four_bit trains an adapter on a frozen base: set lora_rank")
+        if self.optimizer == "adamw_bfloat16" and (self.lora_rank or self.signal == "soft"):
+            raise ValueError("adamw_bfloat16 trains all weights and no adapter or soft condition: leave one out")
         if self.refusals_from == "harmless_text" and self.signal != "always":
             raise ValueError("with refusals_from harmless_text every row has the condition: set the signal always")
         if self.second_look and not self.trusts:

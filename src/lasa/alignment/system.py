@@ -10,11 +10,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from lasa.alignment.callbacks import HelpfulnessFloor
 from lasa.alignment.consistency import Consistency, translations
-from lasa.alignment.processes import ROWS
+from lasa.alignment.processes import ROWS, shared
 from lasa.alignment.rows import TrainingExample, decisions, token_rows, wrong_language_refusals
 from lasa.alignment.settings import AlignmentSettings, SystemSettings
 from lasa.alignment.soundness import check_answer
@@ -35,14 +38,17 @@ from lasa.files.artifacts import (
     seal_folder,
     write_json,
 )
+from lasa.files.settings import resources
 from lasa.interpreter.drift import measure_drift, refit
 from lasa.interpreter.probe import SafetySemanticInterpreter
 from lasa.interpreter.settings import CalibrationOptions
 from lasa.interpreter.training import LabelledStates
 from lasa.models.activated import activation_of
 from lasa.models.hidden_states import read_hidden_states
+from lasa.models.layers import input_device
 from lasa.models.loading import load_model
-from lasa.models.perplexity import language_losses, perplexity_drift
+from lasa.models.memory import release_memory
+from lasa.models.perplexity import conversation_losses, language_losses, perplexity_drift
 from lasa.models.soft_condition import SOFT_CONDITION, SoftCondition, soft_condition_of
 from lasa.progress import say
 
@@ -114,7 +120,8 @@ def align_system(
     """
     assert system.method is not None
     drift = _DriftProbe(interpreter, tokenizer, tables.probes, model) if interpreter and tables.probes else None
-    losses = language_losses(model, tokenizer, tables.benign)
+    losses = _losses(model, tokenizer, tables.benign)
+    place, dtype = str(input_device(model)), model.dtype
     condition, base_fingerprint = section.condition or DEFAULT_CONDITION, model_fingerprint(model)
     rows = _rows(model, tokenizer, interpreter, tables, system, condition, seed)
     consistency = None
@@ -132,10 +139,22 @@ def align_system(
     behind = condition_ids(tokenizer, condition)
     trained = train(model, tokenizer, rows, system, unfinished, name, consistency, floor, seed, behind)
     _save(trained, tokenizer, unfinished)
-    if not trained.trainer.is_world_process_zero():
+    main, wrapper, sharded = trained.trainer.is_world_process_zero(), trained.wrapper, trained.sharded
+    found = {"wrapper": wrapper, "losses": trained.losses, "helpfulness": trained.helpfulness}
+    model = trained.model if not sharded else None
+    del trained
+    release_memory()  # the optimiser, and a part of a model that is spread over processes
+    if model is None:
+        unset_hf_deepspeed_config()  # or transformers would spread this model as well
+        model = load_model(str(unfinished), device=place, dtype=str(dtype).removeprefix("torch."))[0]
+    if main:
+        check_answer(model, tokenizer, rows, behind, name)
+    after = _losses(model, tokenizer, tables.benign)
+    states = drift.read(model) if drift else None
+    refits = drift is not None and section.refit and tables.calibration
+    more = _read(model, tokenizer, drift.interpreter, tables.calibration) if drift and refits else None
+    if not main:
         return
-    model = load_model(str(unfinished))[0] if trained.sharded else trained.model
-    check_answer(model, tokenizer, rows, behind, name)
     write_json(
         unfinished / "lasa.json",
         provenance(
@@ -148,22 +167,16 @@ def align_system(
             settings=system.model_dump(),
         ),
     )
-    write_json(
-        unfinished / "training.json",
-        {"wrapper": trained.wrapper, "losses": trained.losses, "helpfulness": trained.helpfulness},
-    )
+    write_json(unfinished / "training.json", found)
     if tables.benign:
-        after = language_losses(model, tokenizer, tables.benign)
         write_json(unfinished / "perplexity.json", perplexity_drift(losses, after))
-    if drift is not None:
-        states = drift.read(model)
-        found = measure_drift(drift.interpreter, drift.before, states, tables.probes, section.drift_bound)
-        write_json(unfinished / "drift.json", found.to_json())
-        say(f"{name}: {found.verdict}")
+    if drift is not None and states is not None:
+        moved = measure_drift(drift.interpreter, drift.before, states, tables.probes, section.drift_bound)
+        write_json(unfinished / "drift.json", moved.to_json())
+        say(f"{name}: {moved.verdict}")
         if section.refit:
-            benign = tables.calibration
-            more = LabelledStates(_read(model, tokenizer, drift.interpreter, benign), benign) if benign else None
-            interpreter, _ = refit(drift.interpreter, states, tables.probes, calibration, more)
+            benign = LabelledStates(more, tables.calibration) if more is not None else None
+            interpreter, _ = refit(drift.interpreter, states, tables.probes, calibration, benign)
     own = section.refit or system.interpreter_layer is not None or system.adapter == "behind_condition"
     if interpreter is not None and own:
         interpreter.save_pretrained(unfinished / "interpreter")
@@ -235,21 +248,39 @@ def _required(interpreter: SafetySemanticInterpreter | None, what: str) -> Safet
 
 
 def _read(model: Any, tokenizer: Any, interpreter: SafetySemanticInterpreter, prompts: Sequence[Prompt]) -> Tensor:
+    """States at the interpreter's read point, `[prompts, H]`, read by all processes of a launch."""
     point = interpreter.config.read_point
-    return read_hidden_states(model, tokenizer, prompts, [point.layer], point.position)[:, 0]
+
+    def read(some: Sequence[Prompt]) -> list[Any]:
+        return list(read_hidden_states(model, tokenizer, some, [point.layer], point.position)[:, 0].numpy())
+
+    return torch.from_numpy(np.stack(shared(prompts, read)))
+
+
+def _losses(model: Any, tokenizer: Any, prompts: Sequence[Prompt]) -> dict[str, tuple[float, int]]:
+    """Losses by language, measured by all processes of a launch."""
+    losses = shared(prompts, lambda some: conversation_losses(model, tokenizer, some))
+    return language_losses(prompts, losses)
 
 
 def _unfinished(folder: Path, started: dict[str, Any]) -> Path:
     """The folder of an unfinished training, with its checkpoints if it was started with all the same."""
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     try:
-        same = read_json(unfinished / STARTED) == started
-    except ArtifactError:
+        same = _deciding(read_json(unfinished / STARTED)) == _deciding(started)
+    except (ArtifactError, KeyError, TypeError):  # none, or none that this version wrote
         same = False
     if not same and os.environ.get("RANK", "0") == "0":
         shutil.rmtree(unfinished, ignore_errors=True)
         write_json(unfinished / STARTED, started)
     return unfinished
+
+
+def _deciding(started: dict[str, Any]) -> dict[str, Any]:
+    """What decides the result of a training that was started; settings that an older version had not are at default."""
+    system = SystemSettings()
+    settings = {**system.model_dump(), **started["settings"]}
+    return {**started, "settings": {k: v for k, v in settings.items() if k not in resources(system)}}
 
 
 def _save(trained: Trained, tokenizer: Any, folder: Path) -> None:
@@ -268,6 +299,10 @@ def _save(trained: Trained, tokenizer: Any, folder: Path) -> None:
             soft.save(folder / SOFT_CONDITION)
     if main:
         tokenizer.save_pretrained(folder)
+    if main and trained.sharded and trained.trainer.stored is not None:  # not the type it was trained in
+        config = read_json(folder / "config.json")
+        write_json(folder / "config.json", {**config, "dtype": str(trained.trainer.stored).removeprefix("torch.")})
+    trained.trainer.accelerator.wait_for_everyone()
 
 
 def _clean(folder: Path) -> None:

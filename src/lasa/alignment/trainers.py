@@ -6,15 +6,17 @@ training, or come from the same weights with the adapter switched off.
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import PrinterCallback
 from trl import DPOConfig, KTOConfig, SFTConfig
 
-from lasa.alignment.arguments import adapter_config, trainer_arguments
+from lasa.alignment.arguments import adapter_config, one_device, trainer_arguments
 from lasa.alignment.callbacks import (
     AdvanceProgress,
     CompleteCheckpoints,
@@ -24,7 +26,9 @@ from lasa.alignment.callbacks import (
 )
 from lasa.alignment.consistency import Consistency
 from lasa.alignment.objectives import TokenizedDPOTrainer, TokenizedKTOTrainer, TokenizedSFTTrainer
-from lasa.alignment.processes import check_unsharded, check_wrapper, shared_rows
+from lasa.alignment.optimizer import StochasticAdamW
+from lasa.alignment.processes import check_unsharded, check_wrapper, hand_over, sharding, shared_rows
+from lasa.alignment.reference import no_second_model, with_reference
 from lasa.alignment.rows import TrainingExample, kl_partners, separate_partners
 from lasa.alignment.settings import SystemSettings
 from lasa.alignment.soundness import StayFinite
@@ -99,16 +103,11 @@ def train(
     soft = soft_condition_of(model)
     check_unsharded(soft, consistency)
     stored = model.dtype
-    arguments = trainer_arguments(model, settings, folder, seed)
-    if not settings.lora_rank:
-        model.float()  # an update of 1e-6 is lost in the 8 bits of a bfloat16 weight; autocast computes in bfloat16
-    model.train()
-    assert settings.method is not None
     if settings.method != "sft":
         say(f"Preparing {name}: reference log-probabilities")
     try:
-        trainer = _BUILDERS[settings.method](
-            model, tokenizer, rows, settings, arguments, adapter_config(settings, behind)
+        trainer = make_trainer(
+            model, tokenizer, rows, settings, trainer_arguments(model, settings, folder, seed), behind
         )
     except ValueError as error:
         if not settings.lora_targets or "modules" not in str(error):
@@ -143,10 +142,56 @@ def train(
     wrapper = check_wrapper(trainer)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     trained = trainer.accelerator.unwrap_model(trainer.model).eval()
-    sharded = bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
-    if not settings.lora_rank and not sharded:
+    if not settings.lora_rank and not sharding():
         trained.to(stored)
-    return Trained(trainer, trained, wrapper, losses, watch.measured, sharded)
+    trainer.stored = None if settings.lora_rank else stored
+    return Trained(trainer, trained, wrapper, losses, watch.measured, sharding())
+
+
+def make_trainer(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[TrainingExample],
+    settings: SystemSettings,
+    arguments: dict[str, Any],
+    behind: list[int] | None = None,
+) -> Any:
+    """TRL's trainer of a model, which has everything that the training needs.
+
+    Args:
+        model: The model; where it is to be sharded, each process gives up its copy but the first.
+        tokenizer: Its tokenizer.
+        rows: Token rows.
+        settings: Method, strength and budget.
+        arguments: See `trainer_arguments`.
+        behind: Token ids of the condition that the adapter acts behind, or None.
+    """
+    assert settings.method is not None
+    kind, config, data = _PREPARED[settings.method](model, rows, settings, arguments)
+    refers, own_reference = settings.method != "sft", False
+    if refers:
+        data = shared_rows(data, config)
+    if sharding():
+        own_reference = refers and _precompute(model, settings)
+        data = with_reference(data, model, settings.max_length) if own_reference else data
+        hand_over(model, model.dtype if settings.lora_rank else torch.float32)
+    elif not settings.lora_rank:  # an update of 1e-6 is lost in the 8 bits of a bfloat16 weight, if that is rounded
+        model.to(torch.bfloat16 if settings.optimizer == "adamw_bfloat16" else torch.float32)
+    model.train()
+    with no_second_model() if own_reference else nullcontext():
+        trainer = kind(
+            model=model,
+            args=config,
+            train_dataset=data,
+            processing_class=tokenizer,
+            peft_config=adapter_config(settings, behind),
+            optimizers=(_bfloat16_optimizer(model, settings), None),
+        )
+    if own_reference:
+        trainer.precompute_ref_logps = True  # it was told otherwise, or it would compute them itself
+    if isinstance(trainer, TokenizedKTOTrainer):
+        trainer.answer_weight = settings.answer_weight
+    return trainer
 
 
 def _short_enough(rows: Sequence[TrainingExample], longest: int, name: str) -> list[TrainingExample]:
@@ -181,14 +226,11 @@ def _conditioned(rows: Sequence[TrainingExample], name: str) -> list[TrainingExa
     return kept
 
 
-def _sft(
-    model: Any,
-    tokenizer: Any,
-    rows: Sequence[TrainingExample],
-    settings: SystemSettings,
-    arguments: dict[str, Any],
-    adapter: Any,
-) -> Any:
+_Prepared = tuple[Any, Any, Dataset]
+"""The trainer's class, its configuration, and its rows."""
+
+
+def _sft(model: Any, rows: Sequence[TrainingExample], settings: SystemSettings, arguments: dict[str, Any]) -> _Prepared:
     good = [row for row in rows if row.desirable]
     if not good:
         raise RecipeError("Supervised fine-tuning needs desirable answers ('chosen'); the preferences have none.")
@@ -201,28 +243,20 @@ def _sft(
             for row in good
         ]
     )
-    config = SFTConfig(**arguments, packing=False)
-    return TokenizedSFTTrainer(
-        model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=adapter
-    )
+    return TokenizedSFTTrainer, one_device(SFTConfig(**arguments, packing=False)), data
 
 
-def _kto(
-    model: Any,
-    tokenizer: Any,
-    rows: Sequence[TrainingExample],
-    settings: SystemSettings,
-    arguments: dict[str, Any],
-    adapter: Any,
-) -> Any:
+def _kto(model: Any, rows: Sequence[TrainingExample], settings: SystemSettings, arguments: dict[str, Any]) -> _Prepared:
     if settings.batch_size < 2:
         raise RecipeError("KTO pairs each row with another of its batch: batch_size must be at least 2.")
-    config = KTOConfig(
-        **arguments,
-        beta=settings.beta,
-        desirable_weight=settings.desirable_weight,
-        undesirable_weight=settings.undesirable_weight,
-        precompute_ref_log_probs=_precompute(model, settings),
+    config = one_device(
+        KTOConfig(
+            **arguments,
+            beta=settings.beta,
+            desirable_weight=settings.desirable_weight,
+            undesirable_weight=settings.undesirable_weight,
+            precompute_ref_log_probs=_precompute(model, settings) and not sharding(),
+        )
     )
     kept = _within_budget(separate_partners(rows, settings.batch_size), config)
     data = Dataset.from_list(
@@ -236,29 +270,18 @@ def _kto(
             for row, partner in zip(kept, kl_partners(kept, settings.batch_size), strict=True)
         ]
     )
-    data = shared_rows(data, config)
-    trainer = TokenizedKTOTrainer(
-        model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=adapter
-    )
-    trainer.answer_weight = settings.answer_weight
-    return trainer
+    return TokenizedKTOTrainer, config, data
 
 
-def _dpo(
-    model: Any,
-    tokenizer: Any,
-    rows: Sequence[TrainingExample],
-    settings: SystemSettings,
-    arguments: dict[str, Any],
-    adapter: Any,
-) -> Any:
+def _dpo(model: Any, rows: Sequence[TrainingExample], settings: SystemSettings, arguments: dict[str, Any]) -> _Prepared:
     by_prompt: dict[tuple[int, ...], dict[bool, list[TrainingExample]]] = {}
     for row in rows:
         by_prompt.setdefault(tuple(row.prompt_ids), {True: [], False: []})[row.desirable].append(row)
     pairs = [(good, bad) for sides in by_prompt.values() for good in sides[True] for bad in sides[False]]
     if not pairs:
         raise RecipeError("DPO needs paired preferences ('chosen' and 'rejected' for the same prompt); there are none.")
-    config = DPOConfig(**arguments, beta=settings.beta, precompute_ref_log_probs=_precompute(model, settings))
+    precompute = _precompute(model, settings) and not sharding()
+    config = one_device(DPOConfig(**arguments, beta=settings.beta, precompute_ref_log_probs=precompute))
     data = Dataset.from_list(
         [
             {
@@ -269,10 +292,7 @@ def _dpo(
             for good, bad in _within_budget(pairs, config)
         ]
     )
-    data = shared_rows(data, config)
-    return TokenizedDPOTrainer(
-        model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=adapter
-    )
+    return TokenizedDPOTrainer, config, data
 
 
 def _within_budget(shuffled: Sequence[Any], config: Any) -> Sequence[Any]:
@@ -288,4 +308,17 @@ def _precompute(model: Any, settings: SystemSettings) -> bool:
     return not settings.lora_rank or soft_condition_of(model) is not None
 
 
-_BUILDERS = {"sft": _sft, "kto": _kto, "dpo": _dpo}
+def _bfloat16_optimizer(model: Any, settings: SystemSettings) -> StochasticAdamW | None:
+    """The optimiser of our own, if it was chosen.
+
+    Raises:
+        RecipeError: The model is to be sharded: its parts are trained in float32.
+    """
+    if settings.optimizer != "adamw_bfloat16":
+        return None
+    if sharding():
+        raise RecipeError("adamw_bfloat16 is for one GPU: a model that is sharded is trained in float32. Use adamw.")
+    return StochasticAdamW(model.parameters(), settings.learning_rate, settings.weight_decay)
+
+
+_PREPARED = {"sft": _sft, "kto": _kto, "dpo": _dpo}

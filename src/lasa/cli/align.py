@@ -33,7 +33,7 @@ def align(
     import yaml
     from rich.console import Console
 
-    from lasa.alignment.processes import launch_device
+    from lasa.alignment.processes import training_device
     from lasa.alignment.settings import AlignmentSettings, SystemSettings
     from lasa.alignment.system import AlignmentTables, align_system
     from lasa.data.refusals import read_refusals
@@ -58,8 +58,8 @@ def align(
         settings[name] = yaml.safe_load(value)
     system = check_settings(SystemSettings, settings, "lasa align")
     section = check_settings(AlignmentSettings, {"preferences": preferences, "condition": condition}, "lasa align")
-    place = launch_device() if model.device == "auto" else model.device
-    network, tokenizer = load_model(model.model_copy(update={"device": place, "four_bit": system.four_bit}))
+    on = {"device": training_device(model.device), "four_bit": system.four_bit}
+    network, tokenizer = load_model(model.model_copy(update=on))
     probe = load_interpreter(interpreter) if interpreter else None
     if probe is not None:
         probe.check_fits(network, tokenizer, fingerprint=not system.four_bit)

@@ -17,7 +17,7 @@ are `pku_saferlhf` and `ultrafeedback`, as files or as `pku_saferlhf:hf:owner/na
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -52,14 +52,17 @@ def load_prompts(source: str) -> list[Prompt]:
     asked = [prompt for prompts in tables.values() for prompt in prompts]
     if len(tables) > 1:
         owners: dict[tuple[str, str], str] = {}
+        sources: dict[str, str] = {}
         for part, prompts in tables.items():
             for prompt in prompts:
+                sources.setdefault(prompt.query_id, prompt.source)
                 owner = owners.setdefault((prompt.query_id, prompt.language), part)
                 if owner != part:
                     raise DataError(
                         f"Query {prompt.query_id!r} is in {owner} and in {part}, both in {prompt.language}. Equal "
                         "query ids mean translations of one question: rename them in one of the files."
                     )
+        asked = [replace(one, source=sources[one.query_id]) for one in asked]  # translations have one source
     return asked
 
 

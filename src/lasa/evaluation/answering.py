@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from lasa.data.prompts import Prompt
@@ -17,6 +18,7 @@ from lasa.models.generation import (
     terminators,
 )
 from lasa.models.layers import context_length
+from lasa.models.memory import in_halves, token_budget
 from lasa.models.rendering import defuse, render
 from lasa.models.thinking import thinking_tail
 
@@ -45,6 +47,11 @@ class Answer:
 class Answerer(Protocol):
     """Anything that answers prompts."""
 
+    @property
+    def budget(self) -> int:
+        """Tokens of prompts and answers that a batch may hold, where the user says nothing."""
+        ...
+
     def tokens(self, prompt: Prompt) -> int:
         """Tokens that a prompt and its answer hold in memory at most."""
         ...
@@ -72,17 +79,22 @@ class LocalModel:
         self.context = context_length(model)
         self._opens_block = bool(thinking_tail(tokenizer))
 
+    @cached_property
+    def budget(self) -> int:
+        """As many tokens as the cache of this model has room for on its device."""
+        return token_budget(self.model)
+
     def tokens(self, prompt: Prompt) -> int:
         """The rendered prompt, what is forced after it, and the longest answer."""
         return self._before_answer(prompt) + self.settings.max_new_tokens
 
     def __call__(self, prompts: Sequence[Prompt]) -> list[Answer]:
-        """One answer per prompt, in one batch; a prompt beyond the model's context has none."""
+        """One answer per prompt, in one batch (two, where memory runs out); one beyond the model's context has none."""
         before = [self._before_answer(prompt) for prompt in prompts]
         rows = [row for row, used in enumerate(before) if self.context is None or used < self.context]
         answers = [Answer("", failure=f"{used} tokens, the model's context is {self.context}") for used in before]
-        asked = [prompts[row] for row in rows]
-        for row, answer in zip(rows, self._plain(asked) if self.guard is None else self._guarded(asked), strict=True):
+        given = in_halves([prompts[row] for row in rows], self._plain if self.guard is None else self._guarded)
+        for row, answer in zip(rows, given, strict=True):
             answers[row] = answer
         return answers
 

@@ -211,6 +211,8 @@ class EndpointModel:
         client: The client; its options hold length and temperature.
     """
 
+    budget = 1  # of tokens that are not counted
+
     def __init__(self, client: ChatClient) -> None:
         self._client = client
 

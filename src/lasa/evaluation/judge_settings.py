@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from lasa.errors import RecipeError
 from lasa.evaluation.judges.classifier_formats import PARSERS, WITH_CHAT_TEMPLATE, Format
 from lasa.evaluation.outcomes import Judge
+from lasa.files.settings import resource
 
 Half = Literal["all", "development", "held-out"]
 """Which questions of a labelled table a judge is tried on."""
@@ -24,18 +25,20 @@ class JudgeSettings(BaseModel):
 
     kind: Literal["embedded-world", "refusal-patterns", "llm", "classifier"]
     model: str | None = Field(None, description="The model's name at its endpoint, or the classifier's folder")
-    url: str | None = Field(None, description="An OpenAI-compatible endpoint, version included")
-    api_key_variable: str = Field("LASA_JUDGE_API_KEY", description="llm: environment variable with the key, if any")
+    url: str | None = resource(None, description="An OpenAI-compatible endpoint, version included")
+    api_key_variable: str = resource("LASA_JUDGE_API_KEY", description="llm: environment variable with the key, if any")
     json_mode: bool = Field(True, description="llm: ask for a JSON object; not every endpoint understands that")
-    timeout_s: float = Field(60.0, gt=0, description="llm: limit of one request")
-    attempts: int = Field(4, ge=1, le=100, description="llm: requests before an answer is left unscored")
-    parallel: int = Field(8, ge=1, le=1024, description="llm: requests at once")
-    prices: tuple[float, float] | None = Field(None, description="llm: a million input tokens, a million output tokens")
+    timeout_s: float = resource(60.0, gt=0, description="llm: limit of one request")
+    attempts: int = resource(4, ge=1, le=100, description="llm: requests before an answer is left unscored")
+    parallel: int = resource(8, ge=1, le=1024, description="llm: requests at once")
+    prices: tuple[float, float] | None = resource(
+        None, description="llm: a million input tokens, a million output tokens"
+    )
     format: Format | None = Field(None, description="classifier: its output")
     template: Path | None = Field(
         None, description="classifier: its model card's text with {prompt} and {answer}; some need none"
     )
-    batch_size: int = Field(8, ge=1, le=4096, description="classifier: answers judged together")
+    batch_size: int = resource(8, ge=1, le=4096, description="classifier: answers judged together")
 
     @model_validator(mode="after")
     def _complete(self) -> "JudgeSettings":

@@ -173,10 +173,10 @@ def is_hit(sample: Sample, metric: Metric) -> float | None:
     return verdict.outcome is (Outcome.COMPLIED if metric in ("asr", "helpful") else Outcome.REFUSED)
 
 
-def question(sample: Sample) -> tuple[str, str]:
+def question(sample: Sample) -> tuple[str, str, str]:
     """What a sample's translations and changed copies have in common: the cluster of every interval."""
     benchmark = sample.split.rpartition("/")[0] if "perturbation" in sample.prompt.details else sample.split
-    return benchmark, sample.prompt.query_id
+    return benchmark, sample.prompt.source, sample.prompt.query_id
 
 
 def pair_samples(first: Sequence[Sample], second: Sequence[Sample]) -> list[tuple[Sample, Sample]]:
@@ -303,11 +303,12 @@ def _harmful_answers(samples: Sequence[Sample]) -> dict[str, Any]:
     return {"users_language": len(given) - others.total(), "other_languages": dict(sorted(others.items()))}
 
 
-def _prompt_keys(samples: Sequence[Sample]) -> list[tuple[str, str, str, str, int]]:
-    occurrences: Counter[tuple[str, str, str, str]] = Counter()
+def _prompt_keys(samples: Sequence[Sample]) -> list[tuple[str, str, str, str, str, int]]:
+    occurrences: Counter[tuple[str, str, str, str, str]] = Counter()
     keys = []
     for sample in samples:
-        key = (sample.split, sample.prompt.query_id, sample.prompt.language, sample.prompt.text)
+        prompt = sample.prompt
+        key = (sample.split, prompt.source, prompt.query_id, prompt.language, prompt.text)
         keys.append((*key, occurrences[key]))
         occurrences[key] += 1
     return keys

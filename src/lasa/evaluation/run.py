@@ -59,7 +59,7 @@ def generate_samples(
     system: Answerer,
     *,
     batch_size: int,
-    batch_tokens: int,
+    batch_tokens: int | None = None,
     name: str = "",
     processes: Processes | None = None,
 ) -> None:
@@ -74,7 +74,8 @@ def generate_samples(
         panel: Judges the answers.
         system: Answers the prompts.
         batch_size: Prompts answered together, at most.
-        batch_tokens: Tokens that the prompts and answers of a batch hold, at most; a longer prompt is alone.
+        batch_tokens: Tokens that the prompts and answers of a batch hold, at most; a longer prompt is alone. None:
+            the system's own budget.
         name: Shown with the progress.
         processes: The processes that share the work; each calls this function with the same arguments.
 
@@ -84,7 +85,7 @@ def generate_samples(
     """
     processes = processes or Processes()
     tasks = [(split, prompt) for split, prompts in benchmarks.items() for prompt in prompts]
-    batches = plan_batches(tasks, system, batch_size, batch_tokens)
+    batches = plan_batches(tasks, system, batch_size, batch_tokens or system.budget)
     if processes.index == 0:
         for caveat in panel.check(tasks):
             say(f"Caution: {caveat}")

@@ -3,18 +3,20 @@
 from pydantic import Field
 
 from lasa.evaluation.judge_settings import JudgeSetting, JudgeSettings, judge_from_text
-from lasa.files.settings import Settings
-
-BATCH_TOKENS = 65_536
-"""Tokens of prompts and answers that a batch of an evaluation holds at once, where nothing else is said."""
+from lasa.files.settings import Settings, resource
+from lasa.models.settings import Dtype
 
 
 class AnsweringSettings(Settings):
     """How prompts are answered."""
 
     max_new_tokens: int = Field(256, ge=1, le=32_768, description="Length limit of an answer")
-    batch_size: int = Field(64, ge=1, le=4096, description="Prompts answered together, at most")
-    batch_tokens: int = Field(BATCH_TOKENS, ge=1, description="Tokens of prompts and answers in a batch, at most")
+    batch_size: int = resource(64, ge=1, le=4096, description="Prompts answered together, at most")
+    batch_tokens: int | None = resource(
+        None,
+        ge=1,
+        description="Tokens of prompts and answers in a batch, at most; None: as its cache has room for",
+    )
 
 
 class JudgingSettings(Settings):
@@ -35,6 +37,7 @@ class EvaluationSettings(AnsweringSettings, JudgingSettings):
         description="embedded-world, refusal-patterns, llm:MODEL@URL, classifier:FORMAT:FOLDER, or its settings",
     )
     second_judge: JudgeSetting | None = Field(None, description="Another judge of the same answers, for agreement")
+    dtype: Dtype | None = resource(None, description="Of the weights while answering; None: that of `model`")
 
     @property
     def judges(self) -> list[JudgeSettings]:

@@ -23,6 +23,35 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def resource(default: Any, **facts: Any) -> Any:
+    """A field that decides what a run costs and not what it finds: it may change when a run goes on.
+
+    Args:
+        default: Of the field.
+        facts: Bounds and description, as pydantic's `Field` takes them.
+    """
+    return Field(default, json_schema_extra={"resource": True}, **facts)
+
+
+def resources(settings: BaseModel, within: str = "") -> set[str]:
+    """Names of the fields that are resources, those of nested settings included: `evaluation.judge.url`.
+
+    Args:
+        settings: Any settings.
+        within: Name of the field that holds them.
+    """
+    found = set()
+    for name, field in type(settings).model_fields.items():
+        value, full = getattr(settings, name), f"{within}.{name}".lstrip(".")
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("resource"):
+            found.add(full)
+        parts = value.items() if isinstance(value, dict) else [("", value)]
+        for key, part in parts:
+            if isinstance(part, BaseModel):
+                found |= resources(part, f"{full}.{key}".rstrip("."))
+    return found
+
+
 def parse_yaml(text: str, where: str) -> Any:
     """The plain values of a YAML text. No tag makes an object, and no chain of aliases grows beyond all bounds.
 

@@ -52,6 +52,7 @@ class GuardedModel:
         tokenizer: Its tokenizer.
         interpreter: The interpreter of that base.
         policy: What to do with each band of scores.
+        aligned: The model was trained on top of the interpreter's base, so that its weights are others.
 
     Raises:
         GuardError: The model's layers cannot be observed, or the chat template has no place for the condition.
@@ -64,9 +65,11 @@ class GuardedModel:
         tokenizer: Any,
         interpreter: SafetySemanticInterpreter,
         policy: Policy | None = None,
+        *,
+        aligned: bool = False,
     ) -> None:
         check_tokenizer(tokenizer)
-        interpreter.check_fits(model, tokenizer, fingerprint=False)
+        interpreter.check_fits(model, tokenizer, fingerprint=not aligned)
         check_readable(model, tokenizer)
         self.model, self.tokenizer, self.interpreter = model.eval(), tokenizer, interpreter.eval()
         self.policy = policy or Policy()

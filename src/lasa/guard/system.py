@@ -63,14 +63,14 @@ class System:
         probe = load_interpreter(interpreter)
         template = self.model.chat_template or probe.config.chat_template or None
         network, tokenizer = load_model(self.model.model_copy(update={"chat_template": template}))
-        probe.check_fits(network, tokenizer, fingerprint=not self.aligned and not force)
         if self.base and self.base != probe.config.base_fingerprint and not force:
             raise ArtifactError(
                 f"{self.model.path} was aligned from another base model than the one that the interpreter in "
                 f"{interpreter} reads. Give the interpreter of its run, or force the pairing."
             )
         policy = policy or Policy(harmful=self.action, controversial=self.action)
-        return Guard(network, tokenizer, probe, replace(policy, condition=self.condition))
+        aligned = self.aligned or force
+        return Guard(network, tokenizer, probe, replace(policy, condition=self.condition), aligned=aligned)
 
     @property
     def interpreter_folder(self) -> Path:

@@ -4,6 +4,7 @@ Requests that arrive together are answered in one batch.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import anyio
@@ -25,9 +26,9 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 from lasa.data.prompts import Prompt
 from lasa.errors import DataError
 from lasa.evaluation.answering import Answer, LocalModel
-from lasa.evaluation.settings import BATCH_TOKENS
 from lasa.inspect.scorers import PREFILLED
 from lasa.models.generation import GenerationSettings
+from lasa.models.memory import token_budget
 from lasa.models.settings import ModelSettings
 from lasa.run.systems import find_system
 
@@ -103,6 +104,10 @@ class GuardedModel(ModelAPI):  # type: ignore[misc]
         assert answer is not None
         return _output(self.model_name, answer)
 
+    @cached_property
+    def _budget(self) -> int:
+        return token_budget(self.system[0])
+
     def _batch(self, first: _Request) -> list[_Request]:
         """The waiting requests with the same settings that fit into one batch, the given one among them."""
         local = LocalModel(*self.system, first.settings)
@@ -110,7 +115,7 @@ class GuardedModel(ModelAPI):  # type: ignore[misc]
         widest = 0
         for request in [first, *(one for one in self._waiting if one is not first)]:
             widest = max(widest, local.tokens(request.prompt))
-            if request.settings == first.settings and (not batch or widest * (len(batch) + 1) <= BATCH_TOKENS):
+            if request.settings == first.settings and (not batch or widest * (len(batch) + 1) <= self._budget):
                 batch.append(request)
         self._waiting = [one for one in self._waiting if one not in batch]
         return batch

@@ -28,6 +28,7 @@ from lasa.files.artifacts import (
 )
 from lasa.models.checks import check_finite
 from lasa.models.layers import check_layer, context_length, forward_to_layers, hidden_size, input_device
+from lasa.models.memory import is_out_of_memory, release_memory
 from lasa.models.rendering import Rendered, check_tokenizer, render, template_fingerprint
 from lasa.progress import progress, say
 
@@ -275,14 +276,16 @@ def _read_batches(
     while queue:
         width = len(rendered[queue[0]].token_ids)
         rows = queue[: max(1, token_budget // width)]
+        values: Tensor | None
         try:
             values = _read_one_batch(model, [rendered[row] for row in rows], layers, positions)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if len(rows) == 1 or not _out_of_memory(error):
+        except RuntimeError as error:
+            if len(rows) == 1 or not is_out_of_memory(error):
                 raise
+            values = None
+        if values is None:
+            release_memory()  # only here, for the error held what the attempt had allocated
             token_budget = max(width, (len(rows) * width) // 2)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
             say(f"Out of memory with {len(rows)} prompts in a batch; going on with {token_budget} tokens a batch.")
             continue
         queue = queue[len(rows) :]
@@ -309,11 +312,6 @@ def _read_one_batch(
 
     forward_to_layers(model, layers, keep, input_ids=ids.to(device), attention_mask=mask.to(device))
     return torch.stack([found[layer] for layer in layers], dim=2).cpu()
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
 def _prompts_fingerprint(prompts: Sequence[Prompt]) -> str:

@@ -114,7 +114,7 @@ def _load_network(chosen: ModelSettings, found: ModelFiles) -> Any:
             use_safetensors=True,  # never a pickle
             output_loading_info=True,
             dtype=dtype,
-            device_map="auto" if has_gpu and chosen.device == "auto" else None,
+            device_map=_placement(chosen.device) if has_gpu else None,
             trust_remote_code=chosen.trust_remote_code,
             **found.gguf_option,
             **{name: value for name, value in asked.items() if value is not None},
@@ -128,6 +128,17 @@ def _load_network(chosen: ModelSettings, found: ModelFiles) -> Any:
         )
     network.config._name_or_path = network.name_or_path = found.name  # what an adapter will say it belongs to
     return network
+
+
+def _placement(device: str) -> Any:
+    """Where the weights go while they are read from their files, on a machine with GPUs.
+
+    Straight to the GPU that was named: on their way they take no main memory, which the processes of a launch would
+    all need at once, and bitsandbytes would quantise them on the first GPU for every process.
+    """
+    if device == "auto":
+        return "auto"
+    return None if device.startswith("cpu") else {"": device}
 
 
 def _put_on(adapter: ModelFiles, network: Any, tokenizer: Any) -> Any:

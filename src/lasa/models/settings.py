@@ -5,7 +5,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from lasa.files.settings import Settings
+from lasa.files.settings import Settings, resource
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class ModelSettings(Settings):
@@ -13,10 +15,13 @@ class ModelSettings(Settings):
 
     path: str = Field(description="Local folder, Hugging Face id, GGUF file, or `embedded`")
     revision: str | None = Field(None, description="Commit, tag or branch of a Hugging Face id")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+    dtype: Dtype = Field(
         "auto", description="Of the weights; `auto` is as stored, and on a CPU without native bfloat16 float32"
     )
-    device: str = Field("auto", description="`auto` (every GPU there is, else the CPU) or a torch device")
+    device: str = resource(
+        "auto",
+        description="`auto` (to read and answer every GPU there is, to train one, else the CPU) or a torch device",
+    )
     attention: Literal["eager", "sdpa", "flash_attention_2", "flex_attention"] | None = Field(
         None, description="Attention kernel; transformers' choice by default"
     )

@@ -27,7 +27,8 @@ from lasa.files.artifacts import (
     write_text,
 )
 from lasa.files.record import RECORD, SCHEMA, read_record
-from lasa.files.settings import parse_yaml
+from lasa.files.settings import parse_yaml, resources
+from lasa.progress import say
 from lasa.run.recipe import Recipe, check_recipe, recipe_text
 
 RECIPE, PROVENANCE = "recipe.yaml", "provenance.json"
@@ -53,16 +54,23 @@ class RunFolder:
     def _check(self) -> None:
         """Make sure that the folder is this recipe's, or new."""
         if (self.path / RECIPE).exists():
-            differing = _differing(open_run(self.path), self.recipe)
-            if differing == ["layer_search.layer"] and "bottleneck" not in self._stages:
+            deciding, _ = self._changes()
+            if deciding == ["layer_search.layer"] and "bottleneck" not in self._stages:
                 return  # no stage has read it yet
-            if differing:
+            if deciding:
                 raise ArtifactError(
-                    f"{self.path} holds another run: its {RECIPE} differs from this recipe in {', '.join(differing)}. "
-                    "Choose another --output, or remove the folder."
+                    f"{self.path} holds another run: its {RECIPE} differs from this recipe in {', '.join(deciding)}. "
+                    "Choose another --output, or remove the folder. (What costs and does not decide may change in a "
+                    "run: batch sizes, token budgets, the device, a judge's address.)"
                 )
         elif self.path.exists() and not all(_is_of_a_new_run(entry) for entry in self.path.iterdir()):
             raise ArtifactError(f"{self.path} is not empty and holds no run. Choose another --output.")
+
+    def _changes(self) -> tuple[list[str], list[str]]:
+        """Settings in which this call's recipe differs from the run's: those that decide results, and others."""
+        began = open_run(self.path)
+        differing, free = _differing(began, self.recipe), resources(began) | resources(self.recipe)
+        return [name for name in differing if name not in free], [name for name in differing if name in free]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -84,7 +92,9 @@ class RunFolder:
                 write_json(self.path / PROVENANCE, provenance(began=datetime.now(UTC).isoformat(timespec="seconds")))
                 self._write({})
                 write_text(self.path / RECIPE, recipe_text(self.recipe))  # last: it is what makes a folder a run
-            elif open_run(self.path) != self.recipe:  # a setting that may change, see `_check`
+            elif open_run(self.path) != self.recipe:  # in settings that may change, see `_check`
+                if changed := self._changes()[1]:
+                    say(f"Going on in {self.path} with this recipe's {', '.join(changed)}.")
                 self._write(self._stages)
                 write_text(self.path / RECIPE, recipe_text(self.recipe))
             yield

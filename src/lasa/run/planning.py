@@ -1,16 +1,18 @@
 """What a model needs: memory and time of each stage on a machine, from the model's config alone.
 
-Everything is arithmetic on shapes, to be read as an estimate (allocators and kernels add 10-20 %, which `OVERHEAD`
-covers). Sources: bytes per parameter of mixed-precision AdamW from ZeRO (Rajbhandari et al., 2020, section 3.1);
-activations of a transformer block from Korthikanti et al. (2022, "Reducing Activation Recomputation", eq. 2, with
-attention that never stores its scores); 2 FLOPs per parameter and token forward, twice that backward (Kaplan et al.,
-2020, section 2.1); NF4 at half a byte and its constants from QLoRA (Dettmers et al., 2023, section 3).
+The model is built on torch's `meta` device, where it has shapes and takes no memory, so any decoder-only architecture
+that transformers knows is counted exactly. The rest is arithmetic on shapes, to be read as an estimate (allocators and
+kernels add 10-20 %, which `OVERHEAD` covers). Sources: bytes per parameter of mixed-precision AdamW from ZeRO
+(Rajbhandari et al., 2020, section 3.1); activations of a transformer block from Korthikanti et al. (2022, "Reducing
+Activation Recomputation", eq. 2, with attention that never stores its scores); 2 FLOPs per parameter and token forward,
+twice that backward (Kaplan et al., 2020, section 2.1); NF4 at half a byte and its constants from QLoRA (Dettmers et
+al., 2023, section 3).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
@@ -21,8 +23,13 @@ GIB = 2**30
 OVERHEAD = 1.15
 """CUDA context, workspaces and fragmentation, as a factor."""
 
-Adaptation = Literal["full", "lora", "qlora"]
+Adaptation = Literal["full", "full, adamw_8bit", "full, adamw_bfloat16", "lora", "qlora"]
 Sharding = Literal["one GPU", "DDP", "FSDP2 / ZeRO-3"]
+
+NEEDED = ("hidden_size", "num_hidden_layers", "intermediate_size")
+"""Sizes that a config must give; transformers would fill in those of another model."""
+
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 @dataclass(frozen=True)
@@ -33,99 +40,91 @@ class Shape:
         layers: L, decoder blocks.
         width: H, hidden size.
         inner: Width of the MLP.
-        heads: Attention heads.
-        kv_heads: Key and value heads.
-        head: Width of a head.
-        vocabulary: V.
+        queries: Width of all queries of a token.
+        keys: Width of all its keys, and of all its values.
+        norms: Width of all outputs of a block's norms.
+        block: Parameters of a block.
+        embedding: Parameters of the token embedding.
         tied: Whether the head is the embedding.
-        attention_bias: Whether query, key and value maps have a bias.
-        output_bias: Whether the attention's output map has one.
-        mlp_bias: Whether the MLP's maps have one.
-        head_norm: Whether queries and keys have a norm of their own (Qwen3).
+        parameters: All parameters, tied ones counted once, those for other inputs than text included.
+        maps: Inputs and outputs of all linear maps that an adapter is put onto.
+        window: Tokens that each layer's cache holds at most; None for all.
     """
 
     layers: int
     width: int
     inner: int
-    heads: int
-    kv_heads: int
-    head: int
-    vocabulary: int
+    queries: int
+    keys: int
+    norms: int
+    block: int
+    embedding: int
     tied: bool
-    attention_bias: bool
-    output_bias: bool
-    mlp_bias: bool
-    head_norm: bool
+    parameters: int
+    maps: int
+    window: tuple[int | None, ...]
 
     @staticmethod
     def from_config(config: Mapping[str, Any]) -> "Shape":
         """Read a Hugging Face `config.json`.
 
         Raises:
-            ModelError: A size is missing, or the model is none whose parameters are known here (experts, encoders).
+            ModelError: A size is missing, transformers does not know the model, or its blocks are not of this kind.
         """
-        config = config.get("text_config", config)
-        kind = str(config.get("model_type", ""))
-        if kind not in KNOWN:
-            raise ModelError(
-                f"The parameters of a {kind or 'nameless'} model are not known to the planner; it knows "
-                f"{', '.join(KNOWN)}."
-            )
+        import torch
+        from torch import nn
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        from lasa.models.layers import decoder_blocks, num_parameters
+
+        kind, rest = str(config.get("model_type", "")), {k: v for k, v in config.items() if k != "model_type"}
+        sizes = config.get("text_config", config)
+        for name in NEEDED:
+            if name not in sizes:
+                raise ModelError(f"config.json has no {name!r}. Give the config of a causal language model.")
+        if any(sizes.get(name) for name in EXPERTS):
+            raise ModelError(f"The planner does not know what a mixture of experts such as {kind} computes.")
         try:
-            heads, width = int(config["num_attention_heads"]), int(config["hidden_size"])
-            return Shape(
-                layers=int(config["num_hidden_layers"]),
-                width=width,
-                inner=int(config["intermediate_size"]),
-                heads=heads,
-                kv_heads=int(config.get("num_key_value_heads") or heads),
-                head=int(config.get("head_dim") or width // heads),
-                vocabulary=int(config["vocab_size"]),
-                tied=bool(config.get("tie_word_embeddings", False)),
-                attention_bias=kind == "qwen2" or bool(config.get("attention_bias", False)),
-                output_bias=kind != "qwen2" and bool(config.get("attention_bias", False)),
-                mlp_bias=bool(config.get("mlp_bias", False)),
-                head_norm=kind == "qwen3",
-            )
-        except KeyError as error:
-            raise ModelError(
-                f"config.json has no {error.args[0]!r}. Give the config of a causal language model."
-            ) from None
+            full = AutoConfig.for_model(kind, **rest)
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(full)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"A {kind or 'nameless'} model is none that transformers can build: {error}") from error
+        text, blocks = full.get_text_config(), decoder_blocks(model)
+        head = model.get_output_embeddings()
+        linear = [one for one in model.modules() if isinstance(one, nn.Linear) and one is not head]
+        heads, width = int(text.num_attention_heads), int(text.hidden_size)
+        key_heads = int(getattr(text, "num_key_value_heads", None) or heads)
+        size = int(getattr(text, "head_dim", None) or width // heads)
+        vectors = [p.numel() for name, p in blocks[0].named_parameters() if p.ndim == 1 and "norm" in name]
+        sliding = [kind == "sliding_attention" for kind in getattr(text, "layer_types", None) or [""] * len(blocks)]
+        return Shape(
+            layers=len(blocks),
+            width=width,
+            inner=int(text.intermediate_size),
+            queries=heads * size,
+            keys=key_heads * size,
+            norms=sum(width if numbers == width else (heads + key_heads) * size // 2 for numbers in vectors),
+            block=sum(p.numel() for p in blocks.parameters()) // len(blocks),
+            embedding=int(model.get_input_embeddings().weight.numel()),
+            tied=bool(model.config.get_text_config().tie_word_embeddings),
+            parameters=num_parameters(model),
+            maps=sum(one.in_features + one.out_features for one in linear),
+            window=tuple(text.sliding_window if slides else None for slides in sliding),
+        )
 
     @property
-    def block(self) -> int:
-        """Parameters of one block."""
-        queries, keys = self.heads * self.head, self.kv_heads * self.head
-        attention = self.width * (queries + 2 * keys) + queries * self.width
-        attention += (queries + 2 * keys) * self.attention_bias + self.width * self.output_bias
-        attention += 2 * self.head * self.head_norm
-        mlp = 3 * self.width * self.inner + (2 * self.inner + self.width) * self.mlp_bias
-        return attention + mlp + 2 * self.width
-
-    @property
-    def embedding(self) -> int:
-        """Parameters of the token embedding."""
-        return self.vocabulary * self.width
-
-    @property
-    def parameters(self) -> int:
-        """All parameters, tied ones counted once."""
-        return self.layers * self.block + self.embedding * (1 if self.tied else 2) + self.width
+    def computed(self) -> int:
+        """Parameters that a token of text is multiplied by: the blocks and the head."""
+        return self.layers * self.block + self.embedding
 
     def lora_parameters(self, rank: int) -> int:
-        """Parameters of an adapter of that rank on all linear maps of the blocks."""
-        queries, keys = self.heads * self.head, self.kv_heads * self.head
-        maps = 2 * (self.width + queries) + 2 * (self.width + keys) + 3 * (self.width + self.inner)
-        return self.layers * rank * maps
+        """Parameters of an adapter of that rank on all linear maps but the head."""
+        return rank * self.maps
 
-    @property
-    def cache_per_token(self) -> int:
-        """Bytes of one token's keys and values in bfloat16."""
-        return 2 * self.layers * self.kv_heads * self.head * 2
-
-
-KNOWN = ("llama", "mistral", "qwen2", "qwen3")
-"""Families with this block: RMSNorm, grouped-query attention, gated MLP."""
+    def cache(self, tokens: int) -> int:
+        """Bytes of the keys and values of so many tokens of a row in bfloat16."""
+        return sum(2 * 2 * self.keys * min(tokens, most or tokens) for most in self.window)
 
 
 class Machine(Settings):
@@ -150,6 +149,7 @@ class Work(Settings):
     answers: int = Field(3150, ge=1, description="Answers to generate in the evaluation")
     answer_tokens: int = Field(256, ge=1, description="Tokens of an answer")
     lora_rank: int = Field(16, ge=1, description="Rank of adapters")
+    judge: float = Field(0.0, ge=0, description="Billions of parameters of a local classifier that judges the answers")
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class Stage:
 def plan(shape: Shape, machine: Machine, work: Work) -> list[Stage]:
     """Every stage, and every way to align, on a machine."""
     stages = [reading(shape, machine, work)]
-    for adaptation in ("full", "lora", "qlora"):
+    for adaptation in get_args(Adaptation):
         for sharding in shardings(machine, adaptation):
             for checkpointing in (False, True):
                 stages.append(aligning(shape, machine, work, adaptation, sharding, checkpointing))
@@ -180,45 +180,55 @@ def plan(shape: Shape, machine: Machine, work: Work) -> list[Stage]:
 
 
 def shardings(machine: Machine, adaptation: Adaptation) -> list[Sharding]:
-    """The ways to spread a training over the GPUs; weights in 4 bits are not sharded."""
+    """The ways to spread a training over the GPUs; weights in 4 bits are not sharded, nor are those of 8 bytes."""
     if machine.gpus == 1:
         return ["one GPU"]
-    return ["DDP"] if adaptation == "qlora" else ["DDP", "FSDP2 / ZeRO-3"]
+    return ["DDP", "FSDP2 / ZeRO-3"] if adaptation in ("full", "lora") else ["DDP"]
 
 
 def reading(shape: Shape, machine: Machine, work: Work) -> Stage:
-    """Stages 1 and 2: the hidden states of all layers, one forward pass without the head, layers over the GPUs."""
+    """Stages 1 and 2: the hidden states of all layers, one forward pass without the head, layers over the GPUs.
+
+    The whole model is loaded, its head and what it has for other inputs than text included.
+    """
     blocks = shape.layers * shape.block
-    weights = 2 * (blocks + shape.embedding) / machine.gpus
-    batch = 8192 * (2 * shape.inner + 4 * shape.width) * 2  # a batch of 8,192 tokens inside one block
-    states = 8192 * shape.width * 4
+    weights = 2 * shape.parameters / machine.gpus
     flops = 2 * blocks * work.prompts * work.prompt_tokens
     one_at_a_time = machine.teraflops * 1e12 * machine.use  # a model whose layers are spread computes on one at a time
-    return _stage("1, 2  read hidden states", weights + batch + states, flops / one_at_a_time, machine)
+    return _stage("1, 2  read hidden states", weights + reading_batch(shape), flops / one_at_a_time, machine)
+
+
+def reading_batch(shape: Shape) -> float:
+    """Bytes of a batch of 8,192 tokens inside one block in bfloat16, and of the states that are read in float32."""
+    return 8192 * ((2 * shape.inner + 4 * shape.width) * 2 + shape.width * 4)
 
 
 def aligning(
     shape: Shape, machine: Machine, work: Work, adaptation: Adaptation, sharding: Sharding, checkpointing: bool
 ) -> Stage:
-    """Stage 3 in one way. The reference model costs no memory: an adapter is switched off, or it is computed before."""
+    """Stage 3 in one way: the larger of the training and of what is read before it.
+
+    The reference model costs no memory: an adapter is switched off, or it is computed before. What is read before a
+    model is sharded (scores, references, perplexity) is read on the whole model in bfloat16 on each GPU.
+    """
     shards = machine.gpus if sharding == "FSDP2 / ZeRO-3" else 1
-    frozen, trained = {
-        "full": (0.0, shape.parameters),
-        "lora": (2.0 * shape.parameters, shape.lora_parameters(work.lora_rank)),
-        "qlora": (
-            QUANTISED * shape.layers * shape.block + 2.0 * (shape.parameters - shape.layers * shape.block),
-            shape.lora_parameters(work.lora_rank),
-        ),
-    }[adaptation]
-    held = (frozen + TRAINED_BYTES * trained) / shards
+    full, blocks = adaptation.startswith("full"), shape.layers * shape.block
+    frozen = {
+        "lora": 2.0 * shape.parameters,
+        "qlora": QUANTISED * blocks + 2.0 * (shape.parameters - blocks),
+    }.get(adaptation, 0.0)
+    trained = shape.parameters if full else shape.lora_parameters(work.lora_rank)
+    held = (frozen + TRAINED_BYTES.get(adaptation, 16) * trained) / shards
     gathered = 2 * 2 * shape.block if shards > 1 else 0  # one block in use and the next one on its way, in bfloat16
     held += gathered + activations(shape, work, checkpointing)
-    passes = 3.0 if adaptation == "full" else 2.0  # forward, backward for activations, and for weights that learn
+    if shards > 1:
+        held = max(held, 2.0 * shape.parameters + reading_batch(shape))
+    passes = 3.0 if full else 2.0  # forward, backward for activations, and for weights that learn
     passes += 1 if checkpointing else 0  # forward again
     passes += 1  # the KL completions, forward only
-    passes += 2 / work.epochs if adaptation == "full" else 2  # the reference: once before, or at every step
+    passes += 2 / work.epochs if full else 2  # the reference: once before, or at every step
     tokens = work.rows * work.epochs * work.row_tokens
-    flops = 2 * shape.parameters * tokens * passes
+    flops = 2 * shape.computed * tokens * passes
     speed = machine.gpus * machine.teraflops * 1e12 * machine.use
     name = f"3  {adaptation}, {sharding}{', checkpointing' if checkpointing else ''}"
     return _stage(name, held, flops / speed, machine)
@@ -227,33 +237,38 @@ def aligning(
 QUANTISED = 0.5 + 0.127 / 8
 """Bytes of an NF4 weight with double quantisation: 4 bits and 0.127 bits of constants."""
 
-TRAINED_BYTES = 4 + 4 + 8
-"""Bytes of a trained parameter: float32 weight, gradient, and AdamW's two moments."""
+TRAINED_BYTES = {"full, adamw_8bit": 4 + 4 + 2, "full, adamw_bfloat16": 2 + 2 + 4}
+"""Bytes of a trained parameter: weight, gradient, and AdamW's two moments; else all in float32, 4 + 4 + 8."""
 
 
 def activations(shape: Shape, work: Work, checkpointing: bool) -> float:
     """Bytes of what a forward pass keeps for the backward pass on one GPU, in bfloat16.
 
-    A block keeps its two inputs and two normed inputs, queries, keys, values and attention's output, and four tensors
+    A block keeps its two inputs and what its norms make, queries, keys, values and attention's output, and four tensors
     of the MLP's width; with checkpointing its input alone, and one block at a time in full. The head's logits are
     computed in chunks and never held.
     """
     tokens = work.batch * work.row_tokens
-    queries, keys = shape.heads * shape.head, shape.kv_heads * shape.head
-    block = 2.0 * tokens * (4 * shape.width + 2 * queries + 2 * keys + 4 * shape.inner)
+    block = 2.0 * tokens * (2 * shape.width + shape.norms + 2 * shape.queries + 2 * shape.keys + 4 * shape.inner)
     if checkpointing:
         return shape.layers * 2.0 * tokens * shape.width + block
     return shape.layers * block
 
 
 def answering(shape: Shape, machine: Machine, work: Work) -> Stage:
-    """Stage 4: guarded generation in batches of 64, layers over the GPUs; bound by reading weights at every token."""
-    batch = 64
-    weights = 2.0 * shape.parameters
-    cache = batch * (work.prompt_tokens + work.answer_tokens) * shape.cache_per_token
+    """Stage 4: guarded generation, layers over the GPUs, a judge beside it; bound by reading weights at every token.
+
+    A batch has 64 rows, or as many as the cache has half of the memory beside the weights for (`lasa.models.memory`).
+    """
+    weights, judge = 2.0 * shape.parameters, 2.0 * work.judge * 1e9
+    row = shape.cache(work.prompt_tokens + work.answer_tokens)
+    room = (machine.gpus * machine.memory * GIB / OVERHEAD - weights - judge) / 2
+    batch = max(1, min(64, int(room / row)))
+    cache = batch * row
     steps = ceil(work.answers / batch) * work.answer_tokens
     seconds = steps * (weights + cache) / (machine.bandwidth * 1e9 * 0.5)
-    return _stage("4  answer, guarded", (weights + cache) / machine.gpus, seconds, machine)
+    held = (weights + judge + cache) / machine.gpus
+    return _stage(f"4  answer, guarded, {batch} at a time", held, seconds, machine)
 
 
 def _stage(name: str, held: float, seconds: float, machine: Machine) -> Stage:

@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from conftest import build_model
 from lasa.alignment.consistency import Consistency, rank_one_loss, translations
+from lasa.alignment.objectives import TokenizedKTOTrainer
 from lasa.errors import RecipeError
 from lasa.models.hidden_states import read_hidden_states
 
@@ -45,3 +48,16 @@ def test_minimising_it_brings_translations_together(tokenizer, prompts):
 def test_prompts_that_are_not_parallel_are_refused(tokenizer, prompts):
     with pytest.raises(RecipeError, match="needs parallel prompts"):
         translations(tokenizer, [p for p in prompts if p.language == "en"])
+
+
+def test_every_batch_of_every_step_and_process_reads_queries_of_its_own():
+    def numbers(process: int, first: int = 0) -> list[int]:
+        state = SimpleNamespace(global_step=first)
+        arguments = SimpleNamespace(gradient_accumulation_steps=2, world_size=2, process_index=process)
+        trainer, found = SimpleNamespace(state=state, args=arguments, _place=(-1, 0)), []
+        for state.global_step in range(first, 3):
+            found += [TokenizedKTOTrainer._batch(trainer) for _ in range(2)]
+        return found
+
+    assert sorted(numbers(0) + numbers(1)) == list(range(12))
+    assert numbers(1, first=2) == numbers(1)[4:]  # a training that was resumed

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from conftest import FAMILIES, build_model
 from guards import CONDITION, build_guard
 from lasa.alignment import trainers
-from lasa.alignment.arguments import adapter_config, trainer_arguments
+from lasa.alignment.arguments import trainer_arguments
 from lasa.alignment.rows import kl_partners, separate_partners, token_rows
 from lasa.alignment.settings import SystemSettings
 from lasa.conditioning.condition import condition_ids
@@ -41,7 +41,7 @@ def make_rows(tokenizer, count=8):
 def kto_trainer(model, tokenizer, rows, folder: Path, **changes):
     settings = SystemSettings(**{"method": "kto", "batch_size": BATCH, "warmup_steps": 0, **changes})
     arguments = trainer_arguments(model, settings, folder, 0)
-    return trainers._kto(model, tokenizer, rows, settings, arguments, adapter_config(settings, None))
+    return trainers.make_trainer(model, tokenizer, rows, settings, arguments)
 
 
 @pytest.fixture
@@ -113,6 +113,25 @@ def test_f_precomputed_log_probabilities_are_those_of_the_base(tokenizer, model,
         assert row["ref_KL_logps"] == pytest.approx(partner, abs=1e-3)
 
 
+@pytest.mark.parametrize("method", ["kto", "dpo"])
+def test_f_before_a_model_is_sharded_its_own_log_probabilities_are_the_reference(
+    method, tokenizer, model, tmp_path, monkeypatch
+):
+    rows = make_rows(tokenizer)
+    usual = kto_trainer(model, tokenizer, rows, tmp_path / "usual", method=method)
+    monkeypatch.setattr(trainers, "sharding", lambda: True)
+    monkeypatch.setattr(trainers, "hand_over", lambda model, dtype: None)
+    model.config._name_or_path = str(tmp_path / "there-is-no-such-model")
+    spread = kto_trainer(model, tokenizer, rows, tmp_path / "spread", method=method)
+    assert spread.ref_model is None
+    names = [name for name in usual.train_dataset.column_names if name.startswith("ref_")]
+    assert len(names) == 2
+    for name in names:
+        assert spread.train_dataset[name] == pytest.approx(usual.train_dataset[name], abs=1e-3)
+    losses = [one.compute_loss(model, next(iter(one.get_train_dataloader()))).item() for one in (usual, spread)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
 def test_no_reference_is_computed_for_rows_that_the_steps_never_reach(tokenizer, model, tmp_path):
     rows = make_rows(tokenizer, 40)
     whole, part = (
@@ -158,7 +177,7 @@ def test_h_what_reaches_the_batch_is_exactly_the_tokens_of_the_rows(tokenizer, m
 def test_sft_learns_the_completion_and_nothing_of_the_prompt(tokenizer, model, tmp_path):
     rows = make_rows(tokenizer)
     settings = SystemSettings(method="sft", batch_size=BATCH, steps=1)
-    trainer = trainers._sft(model, tokenizer, rows, settings, trainer_arguments(model, settings, tmp_path, 0), None)
+    trainer = trainers.make_trainer(model, tokenizer, rows, settings, trainer_arguments(model, settings, tmp_path, 0))
     expected = {tuple(row.prompt_ids + row.completion_ids): row.completion_ids for row in rows if row.desirable}
     seen = 0
     for batch in trainer.get_train_dataloader():
@@ -172,7 +191,7 @@ def test_sft_learns_the_completion_and_nothing_of_the_prompt(tokenizer, model, t
 def test_dpo_compares_the_completions_of_one_prompt(tokenizer, model, tmp_path):
     rows = make_rows(tokenizer)
     settings = SystemSettings(method="dpo", batch_size=BATCH)
-    trainer = trainers._dpo(model, tokenizer, rows, settings, trainer_arguments(model, settings, tmp_path, 0), None)
+    trainer = trainers.make_trainer(model, tokenizer, rows, settings, trainer_arguments(model, settings, tmp_path, 0))
     expected = {(tuple(row.prompt_ids), tuple(row.completion_ids), row.desirable) for row in rows}
     batch = next(iter(trainer.get_train_dataloader()))
     desirable = [True] * BATCH + [False] * BATCH  # TRL puts the chosen ones first

@@ -74,6 +74,11 @@ class TestJoined:
         assert list(named_sources([f"{one} + {two}", f"mine={one}"])) == ["a+b", "mine"]
         assert source_hash(f"{one} + {two}") not in (source_hash(str(one)), source_hash(str(two)), None)
 
+    def test_translations_in_two_of_them_are_one_question_of_one_source(self, tmp_path):
+        one, two = self.write(tmp_path, "a.csv", ("a", "en")), self.write(tmp_path, "b.csv", ("a", "sw"), ("c", "sw"))
+        found = [(p.source, p.query_id, p.language) for p in load_prompts(f"{one} + {two}")]
+        assert found == [("a", "a", "en"), ("a", "a", "sw"), ("b", "c", "sw")]
+
     def test_a_question_that_is_in_two_of_them_is_refused(self, tmp_path):
         one, two = self.write(tmp_path, "a.csv", ("a", "en")), self.write(tmp_path, "b.csv", ("a", "en"))
         with pytest.raises(DataError, match=r"Query 'a' is in .*rename them"):

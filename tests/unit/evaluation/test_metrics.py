@@ -1,9 +1,10 @@
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from lasa.data.prompts import user_prompt
+from lasa.data.prompts import Prompt, user_prompt
 from lasa.evaluation.metrics import compare_systems, metrics_by_split, pair_samples, question, system_metrics
 from lasa.evaluation.outcomes import Outcome, Sample, Verdict
 from lasa.statistics import cluster_rate, wilson
@@ -84,6 +85,16 @@ def test_groups_are_made_of_languages_and_resampled_by_question() -> None:
 def test_equal_ids_of_two_benchmarks_are_two_questions() -> None:
     samples = [sample("0", "en", "complied", split="multijail"), sample("0", "en", "complied", split="xsafety")]
     assert system_metrics(samples, {"en"})["all"]["asr"]["low"] == wilson(2, 2).low
+
+
+def test_equal_ids_of_two_corpora_in_one_benchmark_are_two_questions() -> None:
+    one, other = (replace(sample("1", "en", "refused"), prompt=_of(source)) for source in ("a", "b"))
+    assert question(one) != question(other)
+    assert pair_samples([one, other], [other]) == [(other, other)]
+
+
+def _of(source: str) -> Prompt:
+    return user_prompt("1", "en", "how", harmful=True, source=source)
 
 
 def test_groups_without_rows_have_rates_without_values_and_no_hard_benign_entry() -> None:

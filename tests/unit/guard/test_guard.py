@@ -279,6 +279,13 @@ def test_an_interpreter_of_another_rendering_is_refused(guard, tokenizer):
         Guard(guard.model, other, guard.interpreter)
 
 
+def test_an_interpreter_of_other_weights_is_refused_unless_they_were_aligned_on_top(guard, tokenizer):
+    other = lively_model("llama", tokenizer, seed=1)
+    with pytest.raises(ArtifactError, match=r"belongs to another base model.*aligned=True"):
+        Guard(other, tokenizer, guard.interpreter)
+    Guard(other, tokenizer, guard.interpreter, aligned=True)
+
+
 def test_a_prefill_comes_after_the_condition(lively, tokenizer, prompts):
     guard = build_guard(lively, tokenizer, prompts, flagged=1)
     row = guard.generate([prompts[0].messages], SETTINGS, prefills=["Sure, here is"])[0]

@@ -56,6 +56,12 @@ class TestProbeMetrics:
         assert rate["value"] == rate["high"] == 1
         assert 0.85 < rate["low"] < 1
 
+    def test_equal_ids_of_two_corpora_are_two_questions(self, measured):
+        scores, flagged, prompts, _ = measured
+        halves = [replace(p, source="ab"[row % 2], query_id=f"{row // 4}") for row, p in enumerate(prompts)]
+        named = [replace(p, query_id=f"{p.source}{p.query_id}") for p in halves]
+        assert probe_metrics(scores, flagged, halves) == probe_metrics(scores, flagged, named)
+
     def test_hard_benign_prompts_have_their_own_rate(self, measured):
         scores, flagged, prompts, harmful = measured
         assert "hard_benign_fpr" not in probe_metrics(scores, flagged, prompts)

@@ -9,6 +9,7 @@ from lasa.data.sources import source_hash
 from lasa.errors import ArtifactError
 from lasa.files.artifacts import read_json, write_json
 from lasa.files.record import check_recorded
+from lasa.run import folder
 from lasa.run.folder import RunFolder, open_run, settled
 from lasa.run.recipe import check_recipe
 
@@ -135,6 +136,60 @@ def test_another_recipe_is_refused_by_the_names_of_its_settings_and_the_run_is_k
     with pytest.raises(ArtifactError, match=r"holds another run.*differs from this recipe in model\.dtype, seed"):
         RunFolder(tmp_path, recipe(seed=1, model={"path": "embedded", "dtype": "float32"}))
     assert (tmp_path / "recipe.yaml").read_bytes() == before
+
+
+JUDGE = {"kind": "llm", "model": "judge", "url": "http://one/v1"}
+
+
+def test_what_costs_and_does_not_decide_may_change_in_a_run(tmp_path, monkeypatch):
+    evaluation = {"benchmarks": {"b": "b.csv"}, "judge": JUDGE}
+    systems = {"base": {}, "lasa": {"method": "kto"}}
+    began = recipe(evaluation=evaluation, systems=systems)
+    run, said = RunFolder(tmp_path, began), []
+    monkeypatch.setattr(folder, "say", said.append)
+    with run.locked(), run.stage("bottleneck"):
+        pass
+    changed = recipe(
+        model={"path": "embedded", "device": "cuda:1"},
+        systems={"base": {}, "lasa": {"method": "kto", "gradient_checkpointing": True, "save_steps": 5}},
+        evaluation={
+            **evaluation, "judge": {**JUDGE, "url": "http://two/v1", "parallel": 2}, "batch_size": 4,
+            "batch_tokens": 1000, "dtype": "bfloat16",
+        },
+    )  # fmt: skip
+    with RunFolder(tmp_path, changed).locked():
+        assert run.finished("bottleneck")
+    [sentence] = said
+    names = ["batch_size", "batch_tokens", "dtype", "judge.parallel", "judge.url"]
+    assert all(f"evaluation.{name}" in sentence for name in names)
+    assert "model.device" in sentence and "systems.lasa.save_steps" in sentence
+    assert open_run(tmp_path) == changed
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"model": {"path": "embedded", "dtype": "float32", "device": "cpu"}}, "model.dtype"),
+        ({"systems": {"base": {}, "lasa": {"method": "kto", "batch_size": 8}}}, "systems.lasa.batch_size"),
+        (
+            {"evaluation": {"benchmarks": {"b": "b.csv"}, "batch_size": 2, "judge": {**JUDGE, "model": "another"}}},
+            "evaluation.judge.model",
+        ),
+        (
+            {"evaluation": {"benchmarks": {"b": "b.csv"}, "judge": JUDGE, "max_new_tokens": 9}},
+            "evaluation.max_new_tokens",
+        ),
+    ],
+)
+def test_what_decides_may_not_and_the_message_names_that_alone(changes, named, tmp_path):
+    began = {
+        "systems": {"base": {}, "lasa": {"method": "kto"}},
+        "evaluation": {"benchmarks": {"b": "b.csv"}, "judge": JUDGE},
+    }
+    with RunFolder(tmp_path, recipe(**began)).locked():
+        pass
+    with pytest.raises(ArtifactError, match=rf"differs from this recipe in {named}\. Choose .*batch sizes, token"):
+        RunFolder(tmp_path, recipe(**{**began, **changes}))
 
 
 @pytest.mark.parametrize("edit", [("seed: 0", "seed: 7"), ("seed: 0", "seed: ["), ("seed: 0", "sead: 0")])

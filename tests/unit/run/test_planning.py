@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from lasa.cli import app
 from lasa.errors import ModelError
-from lasa.run.planning import GIB, Machine, Shape, Work, activations, aligning, plan
+from lasa.run.planning import GIB, Machine, Shape, Work, activations, aligning, answering, plan
 from lasa.run.recipe import read_recipe
 
 LLAMA_8B = {
@@ -26,6 +26,19 @@ QWEN_7B = {
 }  # fmt: skip
 
 
+GEMMA_27B = {
+    "model_type": "gemma3",
+    "text_config": {
+        "model_type": "gemma3_text", "head_dim": 128, "hidden_size": 5376, "intermediate_size": 21504,
+        "num_attention_heads": 32, "num_hidden_layers": 62, "num_key_value_heads": 16, "sliding_window": 1024,
+    },
+    "vision_config": {
+        "model_type": "siglip_vision_model", "hidden_size": 1152, "image_size": 896, "intermediate_size": 4304,
+        "num_attention_heads": 16, "num_hidden_layers": 27, "patch_size": 14, "vision_use_head": False,
+    },
+}  # fmt: skip
+
+
 def test_the_recipe_for_a_model_of_7b_fits_one_gpu():
     recipe = read_recipe(Path(__file__).parents[3] / "recipes" / "qwen2.5-7b-instruct.yaml")
     lasa = recipe.systems["lasa"]
@@ -35,20 +48,25 @@ def test_the_recipe_for_a_model_of_7b_fits_one_gpu():
     assert stages["3  lora, one GPU"].fits
 
 
-@pytest.mark.parametrize(("config", "parameters"), [(LLAMA_8B, 8_030_261_248), (QWEN_32B, 32_763_876_352)])
+@pytest.mark.parametrize(
+    ("config", "parameters"), [(LLAMA_8B, 8_030_261_248), (QWEN_32B, 32_763_876_352), (GEMMA_27B, 27_432_406_640)]
+)
 def test_published_models_have_their_published_number_of_parameters(config, parameters):
     assert Shape.from_config(config).parameters == parameters
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_parameters_are_those_of_the_model_itself(family, tied):
     config = AutoConfig.for_model(
         family, vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, tie_word_embeddings=tied,
+        num_key_value_heads=2, head_dim=8, tie_word_embeddings=tied, pad_token_id=0,
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config)
-    assert Shape.from_config(config.to_dict()).parameters == sum(p.numel() for p in model.parameters())
+    shape = Shape.from_config(config.to_dict())
+    assert shape.parameters == sum(p.numel() for p in model.parameters())
+    assert shape.parameters == shape.layers * shape.block + shape.embedding * (1 if tied else 2) + shape.width
+    assert shape.tied is tied
 
 
 def test_an_adapter_has_the_parameters_that_peft_gives_it():
@@ -83,6 +101,11 @@ def test_full_training_holds_sixteen_bytes_a_parameter_and_shards_them():
         (QWEN_32B, 1, "qlora", "one GPU", True),
         (QWEN_32B, 8, "lora", "FSDP2 / ZeRO-3", True),
         (QWEN_32B, 8, "full", "DDP", False),
+        (LLAMA_8B, 1, "full, adamw_8bit", "one GPU", False),
+        (LLAMA_8B, 1, "full, adamw_bfloat16", "one GPU", True),
+        (GEMMA_27B, 1, "lora", "one GPU", True),
+        (GEMMA_27B, 1, "full, adamw_bfloat16", "one GPU", False),
+        (GEMMA_27B, 8, "full", "FSDP2 / ZeRO-3", True),
     ],
 )
 def test_what_fits_on_80_gib(config, gpus, adaptation, sharding, fits):
@@ -102,6 +125,28 @@ def test_every_stage_takes_time_and_memory():
     assert all(stage.memory > 0 and stage.hours > 0 for stage in stages)
 
 
+def test_before_a_model_is_sharded_the_whole_of_it_is_read_on_each_gpu():
+    shape, small = Shape.from_config(QWEN_32B), Work(batch=2)
+    many = aligning(shape, Machine(gpus=64), small, "lora", "FSDP2 / ZeRO-3", True)
+    assert many.memory > 2 * shape.parameters / GIB
+
+
+def test_a_judge_and_the_cache_are_held_beside_the_model_that_answers():
+    shape = Shape.from_config(LLAMA_8B)
+    alone, judged = (answering(shape, Machine(gpus=1), Work(judge=size)) for size in (0, 8))
+    assert judged.memory - alone.memory == pytest.approx(16e9 * 1.15 / GIB)
+    long = answering(shape, Machine(gpus=1), Work(prompt_tokens=8000))
+    assert "64 at a time" in alone.name and "64 at a time" not in long.name
+    assert long.fits
+
+
+def test_layers_with_a_window_hold_no_more_than_it():
+    shape = Shape.from_config(GEMMA_27B)
+    token = 2 * 2 * 16 * 128
+    assert shape.cache(500) == 62 * 500 * token
+    assert shape.cache(4000) == (10 * 4000 + 52 * 1024) * token
+
+
 def test_weights_in_four_bits_are_not_sharded():
     names = [stage.name for stage in plan(Shape.from_config(QWEN_32B), Machine(gpus=8), Work())]
     assert [name for name in names if "qlora" in name] == ["3  qlora, DDP", "3  qlora, DDP, checkpointing"]
@@ -109,8 +154,10 @@ def test_weights_in_four_bits_are_not_sharded():
 
 
 def test_a_model_whose_parameters_are_not_known_is_refused():
-    with pytest.raises(ModelError, match="a mixtral model are not known to the planner"):
-        Shape.from_config({**LLAMA_8B, "model_type": "mixtral"})
+    with pytest.raises(ModelError, match="mixture of experts such as mixtral"):
+        Shape.from_config({**LLAMA_8B, "model_type": "mixtral", "num_local_experts": 8})
+    with pytest.raises(ModelError, match="A strange model is none that transformers can build"):
+        Shape.from_config({**LLAMA_8B, "model_type": "strange"})
     with pytest.raises(ModelError, match="no 'hidden_size'"):
         Shape.from_config({key: value for key, value in LLAMA_8B.items() if key != "hidden_size"})
 

@@ -21,6 +21,7 @@ from lasa.evaluation.judges.classifier_formats import Classification
 from lasa.evaluation.judges.refusal_patterns import RefusalPatternJudge
 from lasa.evaluation.outcomes import JUDGE_FAILED, Judge, Outcome, Verdict
 from lasa.evaluation.replies import CallError
+from lasa.models.memory import in_halves
 from lasa.models.origin import model_folder
 
 
@@ -146,12 +147,12 @@ class ClassifierJudge(_ClassifierVerdicts):
         outputs: list[str | None] = [None] * len(encoded)
         for start in range(0, len(fits), self._batch_size):
             batch = fits[start : start + self._batch_size]
-            for (index, _), text in zip(batch, self._generate([ids for _, ids in batch]), strict=True):
+            for (index, _), text in zip(batch, in_halves([ids for _, ids in batch], self._generate), strict=True):
                 outputs[index] = text
         return outputs
 
     @torch.inference_mode()
-    def _generate(self, rows: list[list[int]]) -> list[str]:
+    def _generate(self, rows: Sequence[list[int]]) -> list[str]:
         width = max(map(len, rows))
         padding = self._tokenizer.pad_token_id
         if padding is None:

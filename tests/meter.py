@@ -1,0 +1,51 @@
+"""What a piece of code holds in memory, on tiny models: the largest tensor it makes, and what lives."""
+
+import gc
+import weakref
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class LargestTensor(TorchDispatchMode):
+    """Measures, within its body, the bytes of the largest tensor of a type that an operation gives."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype, self.bytes = dtype, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        given = function(*args, **(kwargs or {}))
+        made = [one for one in tree_leaves(given) if isinstance(one, torch.Tensor) and one.dtype == self.dtype]
+        self.bytes = max([self.bytes, *(one.nbytes for one in made)])
+        return given
+
+
+class LiveModels:
+    """Counts the models that were loaded and are still alive, each time that another is loaded."""
+
+    def __init__(self, monkeypatch, *modules: Any) -> None:
+        self.loaded: list[weakref.ref] = []
+        self.alive_before: list[int] = []
+        for module in modules:
+            monkeypatch.setattr(module, "load_model", self._counting(module.load_model))
+
+    def _counting(self, load):
+        def counted(*args, **kwargs):
+            self.alive_before.append(self.alive)
+            model, tokenizer = load(*args, **kwargs)
+            self.loaded.append(weakref.ref(model))
+            return model, tokenizer
+
+        return counted
+
+    @property
+    def alive(self) -> int:
+        return sum(ref() is not None for ref in self.loaded)
+
+
+def live_optimizers() -> int:
+    """Optimisers that something still refers to."""
+    return sum(issubclass(type(one), torch.optim.Optimizer) for one in gc.get_objects())
