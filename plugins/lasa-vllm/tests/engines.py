@@ -29,7 +29,18 @@ from lasa.models.rendering import template_fingerprint
 
 PLANTED_LAYER = 6
 ANSWER_LENGTH = 24
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma")
+FAMILIES = {
+    "llama": {},
+    "mistral": {},
+    "qwen2": {},
+    "qwen3": {},
+    "qwen3_moe": {"moe_intermediate_size": 64, "num_experts": 4, "num_experts_per_tok": 2},
+    "phi3": {},
+    "gemma": {},
+    "gemma2": {"query_pre_attn_scalar": 32},
+    "gemma3_text": {"query_pre_attn_scalar": 32},
+}
+"""Model types of transformers, and what a tiny one needs."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +98,8 @@ def tiny_prompts(count=100):
 
 def tiny_case(family, tokenizer, folder) -> Case:
     """A random model and a random probe that flags half of the prompts."""
-    model = lively_model(family, tokenizer, hidden_size=128, head_dim=32)  # the smallest head vLLM has on a CPU
+    sizes = {"hidden_size": 128, "head_dim": 32}  # the smallest head vLLM has on a CPU
+    model = lively_model(family, tokenizer, **sizes, **FAMILIES[family])
     model.generation_config.eos_token_id = [tokenizer.convert_tokens_to_ids("<|end|>"), tokenizer.eos_token_id]
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
