@@ -3,7 +3,6 @@
 import copy
 
 import torch
-from peft import LoraConfig, get_peft_model
 
 from conftest import build_model
 from lasa.conditioning.condition import condition_ids
@@ -11,7 +10,6 @@ from lasa.conditioning.decision import Policy
 from lasa.data.prompts import Prompt
 from lasa.guard.guard import Guard
 from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
-from lasa.models.activated import Activation
 from lasa.models.hidden_states import ReadPoint, read_hidden_states
 from lasa.models.layers import hidden_size
 from lasa.models.rendering import template_fingerprint
@@ -64,6 +62,10 @@ def conversations(prompts: list[Prompt]):
 
 def behind_condition(model, tokenizer, seed=0):
     """A copy of a model with a random adapter, strong enough to change every answer, that acts behind the condition."""
+    from peft import LoraConfig, get_peft_model  # the environment with vLLM has none
+
+    from lasa.models.activated import Activation
+
     torch.manual_seed(seed)
     config = LoraConfig(
         r=2,

@@ -80,9 +80,10 @@ def _check_at_the_start() -> None:
         return
 
     def create_engine_config(self, *args, **rest):  # type: ignore[no-untyped-def]
-        from lasa_vllm.settings import check_engine
+        from lasa_vllm.settings import check_engine, read_settings
 
         config = create(self, *args, **rest)
+        read_settings(config)
         check_engine(config)
         return config
 

@@ -101,9 +101,11 @@ def check_engine(vllm_config: "VllmConfig") -> None:
     problems = {
         f"{architecture} is not among the guarded architectures {', '.join(GUARDED)}": architecture not in GUARDED,
         f"--model-impl {model.model_impl} is not guarded; leave it out": model.model_impl not in ("auto", "vllm"),
-        "the plugin is switched off (VLLM_PLUGINS does not name `lasa`)": not registered(architecture),
+        "the plugin is switched off (VLLM_PLUGINS does not name `lasa`)": (
+            architecture in GUARDED and not registered(architecture)
+        ),
         f"--logits-processors {PROCESSORS[runner]} is missing": PROCESSORS[runner] not in processors,
-        f"{PROCESSORS[runner]} must be the last of the logits processors": processors[-1:] != [PROCESSORS[runner]],
+        f"{PROCESSORS[runner]} must be the last of the logits processors": PROCESSORS[runner] in processors[:-1],
         f"--scheduler-cls {SCHEDULER} is missing": vllm_config.scheduler_config.scheduler_cls != SCHEDULER,
         "--skip-tokenizer-init leaves no condition": model.skip_tokenizer_init,
         "--tokenizer-mode hf is missing (vLLM would render chats otherwise than the interpreter knows them)": (
