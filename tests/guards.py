@@ -20,7 +20,7 @@ LAYER = 2
 
 def lively_model(family, tokenizer, **settings):
     """A tiny random model whose greedy answers vary from token to token and from prompt to prompt."""
-    model = build_model(family, tokenizer, tie_word_embeddings=False, **settings)
+    model = build_model(family, tokenizer, **{"tie_word_embeddings": False, **settings})
     with torch.no_grad():
         for block in model.get_decoder().layers:
             for parameter in block.parameters():

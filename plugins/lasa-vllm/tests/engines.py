@@ -37,7 +37,7 @@ FAMILIES = {
     "qwen3_moe": {"moe_intermediate_size": 64, "num_experts": 4, "num_experts_per_tok": 2},
     "phi3": {},
     "gemma": {},
-    "gemma2": {"query_pre_attn_scalar": 32},
+    "gemma2": {"query_pre_attn_scalar": 32, "tie_word_embeddings": True},  # vLLM has no head for it
     "gemma3_text": {"query_pre_attn_scalar": 32},
 }
 """Model types of transformers, and what a tiny one needs."""

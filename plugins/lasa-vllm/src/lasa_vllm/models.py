@@ -80,7 +80,7 @@ class ScoredModel:
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Load the weights, and make sure that they are those the interpreter was trained on."""
-        passing = PassingWeights(weights)
+        passing = PassingWeights(weights, getattr(self.config, "num_experts", 0))  # type: ignore[attr-defined]
         loaded: set[str] = super().load_weights(passing)  # type: ignore[misc]
         if not self._weights_known:
             passing.check(self._interpreter[0].config, tied=self.config.tie_word_embeddings)  # type: ignore[attr-defined]
