@@ -76,7 +76,7 @@ class GuardedRenderer(HfRenderer):  # type: ignore[misc]
                 parameter="chat_template",
             )
         safe = [self._defused(one, markers=one.get("role") != "assistant") for one in messages]
-        options = self._defused(params.chat_template_kwargs, markers=True)
+        options = {"add_generation_prompt": True, **self._defused(params.chat_template_kwargs, markers=True)}
         return safe, replace(params, chat_template=template, chat_template_kwargs=options)
 
     def _defused(self, value: Any, *, markers: bool) -> Any:
