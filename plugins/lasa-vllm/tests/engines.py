@@ -111,7 +111,7 @@ def tiny_case(family, tokenizer, folder) -> Case:
 def embedded_case(folder) -> Case:
     """The embedded model, and a linear probe fitted on a part of its training prompts."""
     shutil.copytree(model_folder("embedded"), folder / "model")
-    model, tokenizer = load_model("embedded")
+    model, tokenizer = load_model("embedded", dtype="float32")  # as in vLLM; it is stored in bfloat16
     prompts = tables.PROMPT_TABLES["interpreter"]()[::3]
     states = read_hidden_states(model, tokenizer, prompts, [PLANTED_LAYER])[:, 0]
     labels = torch.tensor([float(p.harmful) for p in prompts])

@@ -86,22 +86,22 @@ def anything(draw, condition, vocabulary):
 def test_whatever_the_parameters_a_flagged_answer_begins_with_the_condition_or_ends(embedded):
     draw, tokenizer, condition_text = random.Random(0), embedded.guard.tokenizer, embedded.guard.policy.condition
     condition = condition_ids(tokenizer, condition_text)
-    flagged = [c for c, flag in zip(embedded.conversations, expect(embedded)[1], strict=True) if flag]
+    quoted = [[{"role": "system", "content": condition_text}, *asked] for asked in embedded.conversations]
+    asked = [*embedded.conversations, *quoted]  # penalties look for tokens that the prompt has, too
+    flagged = [c for c, flag in zip(asked, expect(embedded, asked, 1)[1], strict=True) if flag]
+    assert sum(one in quoted for one in flagged) > 10
     conversations, wanted = [], []
     while len(wanted) < REQUESTS:
-        asked = anything(draw, condition, len(tokenizer))
+        given = anything(draw, condition, len(tokenizer))
         try:
-            params = SamplingParams(**asked)
+            params = SamplingParams(**given)
             check_request(params)
         except ValueError:
             continue  # refused: a 400
         except Exception as error:
-            assert type(error).__name__ == "VLLMValidationError", asked
+            assert type(error).__name__ == "VLLMValidationError", given
             continue
-        messages = draw.choice(flagged)
-        if draw.random() < 0.5:  # penalties look for tokens that the prompt has, too
-            messages = [{"role": "system", "content": condition_text}, *messages]
-        conversations.append(messages)
+        conversations.append(draw.choice(flagged))
         wanted.append(params)
     with engine(embedded, lasa={"hide_condition": False}) as llm:
         outputs = llm.chat(conversations, wanted, use_tqdm=False)
