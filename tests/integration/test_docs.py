@@ -99,8 +99,9 @@ def test_every_guard_against_a_trap_is_a_test():
     text = (ROOT / "docs" / "traps.md").read_text("utf-8")
     named = re.findall(r"`((?:unit|integration|slow)/[\w/]+\.py)::(test_\w+)`", text)
     assert len(named) > 60
-    for file, function in named:
-        assert f"def {function}(" in (ROOT / "tests" / file).read_text("utf-8"), f"{file}::{function}"
+    of_the_plugin = re.findall(r"`(plugins/[\w/-]+\.py)::(test_\w+)`", text)
+    for path, function in [*((f"tests/{file}", function) for file, function in named), *of_the_plugin]:
+        assert f"def {function}(" in (ROOT / path).read_text("utf-8"), f"{path}::{function}"
 
 
 def test_the_tree_in_the_readme_is_the_tree():

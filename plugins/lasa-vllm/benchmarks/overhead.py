@@ -6,6 +6,7 @@ Each engine lives in a process of its own; the two take turns, so that a busy ma
 """
 
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -14,12 +15,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 LAYERS, WIDTH, READ_LAYER, PROBE_WIDTH = 8, 384, 4, 256
 ROUNDS = 5
-WORK = {"prefill": (16, 192, 1), "decode": (16, 16, 32)}
-"""Requests, tokens of each prompt, tokens of each answer."""
+WORK = {"prefill": (16, 96, 1), "decode": (16, 8, 32)}
+"""Requests, words of each prompt, tokens of each answer."""
+
+WORDS = ("how", "do", "I", "water", "the", "plant", "paint", "house", "cook", "rice", "read", "a", "letter")
 
 
 def make(folder: Path) -> None:
@@ -70,15 +71,13 @@ def work(folder: Path, guarded: bool) -> None:
         enable_prefix_caching=False,
         **(guard if guarded else {}),
     )
-    end = llm.get_tokenizer().apply_chat_template([{"role": "user", "content": "a"}], add_generation_prompt=True)
-    tail = list(end["input_ids"] if hasattr(end, "keys") else end)[-2:]
-    draw = torch.Generator().manual_seed(0)
+    draw = random.Random(0)
     for line in sys.stdin:
-        requests, prompt, answer = WORK[line.strip()]
-        ids = torch.randint(100, 3000, (requests, prompt - len(tail)), generator=draw).tolist()
+        requests, words, answer = WORK[line.strip()]
+        texts = [" ".join(draw.choices(WORDS, k=words)) for _ in range(requests)]
         wanted = SamplingParams(temperature=0, max_tokens=answer, ignore_eos=True)
         started = time.perf_counter()
-        llm.generate([{"prompt_token_ids": row + tail} for row in ids], wanted, use_tqdm=False)
+        llm.chat([[{"role": "user", "content": text}] for text in texts], wanted, use_tqdm=False)
         print("seconds", time.perf_counter() - started, flush=True)
 
 
@@ -107,7 +106,7 @@ def main() -> None:
                     return float(line.split()[1])
             raise SystemExit("an engine stopped")
 
-        print("| work | requests x (prompt + answer) tokens | seconds without | with / without: median (range) |")
+        print("| work | requests x (words asked + tokens answered) | seconds without | with / without (range) |")
         print("| --- | --- | --- | --- |")
         for kind, (requests, prompt, answer) in WORK.items():
             for guarded in (True, False):

@@ -29,7 +29,18 @@ from lasa.models.rendering import template_fingerprint
 
 PLANTED_LAYER = 6
 ANSWER_LENGTH = 24
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma")
+FAMILIES = {
+    "llama": {},
+    "mistral": {},
+    "qwen2": {},
+    "qwen3": {},
+    "qwen3_moe": {"moe_intermediate_size": 64, "num_experts": 4, "num_experts_per_tok": 2},
+    "phi3": {},
+    "gemma": {},
+    "gemma2": {"query_pre_attn_scalar": 32, "tie_word_embeddings": True},  # vLLM has no head for it
+    "gemma3_text": {"query_pre_attn_scalar": 32},
+}
+"""Model types of transformers, and what a tiny one needs."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +98,12 @@ def tiny_prompts(count=100):
 
 def tiny_case(family, tokenizer, folder) -> Case:
     """A random model and a random probe that flags half of the prompts."""
-    model = lively_model(family, tokenizer, hidden_size=128, head_dim=32)  # the smallest head vLLM has on a CPU
+    sizes = {"hidden_size": 128, "head_dim": 32}  # the smallest head vLLM has on a CPU
+    model = lively_model(family, tokenizer, **sizes, **FAMILIES[family])
     model.generation_config.eos_token_id = [tokenizer.convert_tokens_to_ids("<|end|>"), tokenizer.eos_token_id]
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    model, tokenizer = load_model(str(folder / "model"))
+    model, tokenizer = load_model(str(folder / "model"), attention="eager")  # sdpa leaves out Gemma 2's cap
     prompts = tiny_prompts()
     return save(model, tokenizer, build_interpreter(model, tokenizer, prompts), CONDITION, prompts, folder)
 
@@ -99,7 +111,7 @@ def tiny_case(family, tokenizer, folder) -> Case:
 def embedded_case(folder) -> Case:
     """The embedded model, and a linear probe fitted on a part of its training prompts."""
     shutil.copytree(model_folder("embedded"), folder / "model")
-    model, tokenizer = load_model("embedded")
+    model, tokenizer = load_model("embedded", dtype="float32")  # as in vLLM; it is stored in bfloat16
     prompts = tables.PROMPT_TABLES["interpreter"]()[::3]
     states = read_hidden_states(model, tokenizer, prompts, [PLANTED_LAYER])[:, 0]
     labels = torch.tensor([float(p.harmful) for p in prompts])

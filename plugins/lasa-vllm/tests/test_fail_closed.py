@@ -4,7 +4,6 @@ import pytest
 import torch
 from engines import ask, engine, expect
 from lasa_vllm.decisions import Decisions
-from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -43,25 +42,6 @@ def test_the_threshold_is_not_rounded():
     assert decisions.take(1, torch.device("cpu")).item()
 
 
-def test_a_prompt_that_does_not_end_where_the_interpreter_reads_is_conditioned(case):
-    """A caller who writes the beginning of the answer, or sends bare text, is not read at the read point."""
-    flags = expect(case)[1]
-    benign = case.conversations[flags.index(False)]
-    rendered = case.guard.question(benign).rendered.token_ids
-    prefill = case.guard.tokenizer("of course", add_special_tokens=False)["input_ids"]
-    with engine(case, lasa={"hide_condition": False}) as llm:
-        texts = [
-            output.outputs[0].text
-            for output in llm.generate(
-                [{"prompt_token_ids": ids} for ids in (rendered, rendered + prefill, prefill)],
-                SamplingParams(temperature=0, max_tokens=40),
-                use_tqdm=False,
-            )
-        ]
-    conditioned = [text.startswith(case.guard.policy.condition) for text in texts]
-    assert conditioned == [False, True, True]
-
-
 def test_the_operator_may_let_requests_opt_out(case):
     _, flags = expect(case)
     flagged = [c for c, flag in zip(case.conversations, flags, strict=True) if flag][:4]
@@ -73,16 +53,6 @@ def test_the_operator_may_let_requests_opt_out(case):
     condition = case.guard.policy.condition
     assert all(one.text.startswith(condition) for one in on)
     assert not any(one.text.startswith(condition) for one in off)
-
-
-@pytest.mark.parametrize(
-    "params", [{"logprobs": 2}, {"prompt_logprobs": 1}, {"logprob_token_ids": [5]}], ids=lambda p: next(iter(p))
-)
-def test_log_probabilities_are_refused(case, params):
-    from lasa_vllm.processor_v1 import ConditionProcessor
-
-    with pytest.raises(ValueError, match="guarded"):
-        ConditionProcessor.validate_params(SamplingParams(**params))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext
 
-CONDITION, TAIL, VOCABULARY, SLOTS = [5, 6, 7], [3, 4], 20, 8
+CONDITION, TAIL, END, VOCABULARY, SLOTS = [5, 6, 7], [3, 4], 9, 20, 8
 
 
 class Request:
@@ -115,15 +115,43 @@ class V2Runner:
             self.free.append(self.slots.pop(request))
 
 
-@pytest.mark.parametrize("runner", [V1Runner, V2Runner])
-@pytest.mark.parametrize("seed", range(20))
-def test_every_request_is_conditioned_as_it_should_be(monkeypatch, runner, seed):
-    decisions, draw = Decisions(), random.Random(seed)
+@pytest.fixture
+def decisions(monkeypatch):
+    decisions, facts = Decisions(), SimpleNamespace(condition=CONDITION, tail=TAIL, end=END)
     for module in (processor_v1, processor_v2):
         monkeypatch.setattr(module, "check_engine", lambda config: None)
-        monkeypatch.setattr(module, "prompting", lambda config: SimpleNamespace(condition=CONDITION, tail=TAIL))
+        monkeypatch.setattr(module, "prompting", lambda config: facts)
         monkeypatch.setattr(module, "read_settings", lambda config: SimpleNamespace(opt_out=True))
         monkeypatch.setattr(module, "decisions_of", lambda config: decisions)
+    return decisions
+
+
+@pytest.mark.parametrize("runner", [V1Runner, V2Runner])
+@pytest.mark.parametrize("departs_at", [0, 1, 2])
+@pytest.mark.parametrize("flagged", [True, False])
+def test_a_flagged_answer_that_departs_from_the_condition_may_only_end(decisions, runner, departs_at, flagged):
+    """Nothing is known that could make it; were there anything, the model's own words would not follow."""
+    draw = random.Random(0)
+    simulated, one = runner(None, draw), Request(0, draw)
+    one.flagged, one.off, one.prompt, one.params = flagged, False, [1, *TAIL], SamplingParams()
+    for step in range(8):
+        simulated.arrange([one])
+        one.read = len(one.prompt + one.written)
+        decisions.put(torch.tensor([float(flagged)]), 0.5)
+        logits = torch.zeros(1, VOCABULARY)
+        logits[0, 13] = 3.0
+        token = int(simulated.apply([one], logits).argmax(dim=-1))
+        one.written.append(15 if step == departs_at else token)
+    expected = [*CONDITION[:departs_at], 15, *[END] * (7 - departs_at)]
+    own = [13] * 8
+    own[departs_at] = 15
+    assert one.written == (expected if flagged else own)
+
+
+@pytest.mark.parametrize("runner", [V1Runner, V2Runner])
+@pytest.mark.parametrize("seed", range(20))
+def test_every_request_is_conditioned_as_it_should_be(decisions, runner, seed):
+    draw = random.Random(seed)
     simulated = runner(None, draw)
     waiting, running = [Request(number, draw) for number in range(30)], []
     finished = []

@@ -1,12 +1,14 @@
 """vLLM's own OpenAI server, guarded, as `lasa serve --engine vllm` starts it."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from contextlib import contextmanager
 
@@ -92,6 +94,58 @@ def test_what_shows_the_unguarded_model_is_refused(embedded, address, asked):
     client = openai.OpenAI(base_url=f"{address}/v1", api_key="unused", max_retries=0)
     with client, pytest.raises(openai.BadRequestError, match="guarded"):
         client.chat.completions.create(model="embedded", messages=embedded.conversations[0], **asked)
+
+
+def test_plain_text_is_read_as_a_user_s_message(embedded, address):
+    conversations = [c for c in embedded.conversations if len(c) == 1][:8]
+    answers, flags = expect(embedded, conversations, LIMIT)
+    assert 0 < sum(flags) < 8
+    with openai.OpenAI(base_url=f"{address}/v1", api_key="unused", max_retries=0) as client:
+        for (message,), expected in zip(conversations, answers, strict=True):
+            text, options = message["content"], {"max_tokens": LIMIT, "temperature": 0}
+            said = client.completions.create(model="embedded", prompt=text, **options)
+            assert said.choices[0].text == expected.text
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": [5, 6, 7]}),
+        ("/v1/completions", {"prompt": [[5, 6, 7]]}),
+        ("/v1/chat/completions", {"kv_transfer_params": {"prompt_token_ids": [5, 6, 7]}}),
+        ("/inference/v1/generate", {"token_ids": [5, 6, 7], "sampling_params": {"max_tokens": 4}}),
+        ("/v1/chat/completions", {"add_generation_prompt": False}),
+        ("/v1/chat/completions", {"truncate_prompt_tokens": 3}),
+        ("/v1/chat/completions", {"repetition_penalty": 1e-46}),
+    ],
+    ids=str,
+)
+def test_what_the_guard_cannot_read_is_a_bad_request(embedded, address, path, body):
+    if "chat" in path:
+        body = {"messages": embedded.conversations[0], **body}
+    request = urllib.request.Request(
+        address + path, json.dumps({"model": "embedded", **body}).encode(), {"Content-Type": "application/json"}
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request)
+    assert refused.value.code == 400
+    assert "guarded" in refused.value.read().decode()
+
+
+def test_a_schema_is_followed_by_flagged_answers_too(embedded, address):
+    conversations = embedded.conversations[:8]
+    flags = expect(embedded, conversations, LIMIT)[1]
+    assert any(flags)
+    schema = {"type": "object", "properties": {"safe": {"enum": [True, False]}}, "required": ["safe"]}
+    schema["additionalProperties"] = False
+    wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    with openai.OpenAI(base_url=f"{address}/v1", api_key="unused", max_retries=0) as client:
+        for messages in conversations:
+            said = client.chat.completions.create(
+                model="embedded", messages=messages, max_tokens=64, temperature=0, response_format=wanted
+            )
+            assert set(json.loads(said.choices[0].message.content)) == {"safe"}
+            assert said.choices[0].finish_reason == "stop"
 
 
 def test_a_request_cannot_switch_the_guard_off_unless_the_operator_lets_it(embedded, address):

@@ -16,6 +16,8 @@ def config(tmp_path):
     register()
     model = SimpleNamespace(
         architectures=["LlamaForCausalLM"],
+        model_impl="auto",
+        enable_prompt_embeds=False,
         logits_processors=[PROCESSORS[0]],
         skip_tokenizer_init=False,
         tokenizer=str(tmp_path),
@@ -27,8 +29,11 @@ def config(tmp_path):
     )
     return SimpleNamespace(
         model_config=model,
-        parallel_config=SimpleNamespace(pipeline_parallel_size=1, enable_batch_sharded_sampling=False),
+        parallel_config=SimpleNamespace(
+            pipeline_parallel_size=1, prefill_context_parallel_size=1, enable_batch_sharded_sampling=False
+        ),
         scheduler_config=SimpleNamespace(scheduler_cls=SCHEDULER),
+        lora_config=None,
         speculative_config=None,
         use_v2_model_runner=False,
     )
@@ -38,19 +43,25 @@ def config(tmp_path):
     ("part", "setting", "value", "said"),
     [
         ("model_config", "architectures", ["PhiForCausalLM"], "guarded architectures"),
+        ("model_config", "model_impl", "transformers", "--model-impl"),
         ("model_config", "logits_processors", [PROCESSORS[1]], "processor_v1"),
+        ("model_config", "logits_processors", [PROCESSORS[0], "other:Processor"], "must be the last"),
+        ("model_config", "enable_prompt_embeds", True, "--enable-prompt-embeds"),
         ("model_config", "skip_tokenizer_init", True, "--skip-tokenizer-init"),
         ("model_config", "tokenizer_mode", "mistral", "--tokenizer-mode hf"),
         ("model_config", "enable_trace_replay", True, "--enable-trace-replay"),
         ("model_config", "runner_type", "pooling", "pooling"),
         ("parallel_config", "pipeline_parallel_size", 2, "pipeline parallelism"),
+        ("parallel_config", "prefill_context_parallel_size", 2, "context parallelism"),
         ("parallel_config", "enable_batch_sharded_sampling", True, "batch-sharded"),
+        (None, "lora_config", object(), "LoRA"),
+        (None, "speculative_config", object(), "speculative decoding"),
         ("scheduler_config", "scheduler_cls", None, "--scheduler-cls"),
     ],
 )
 def test_an_engine_that_might_answer_past_the_guard_does_not_start(config, part, setting, value, said):
     check_engine(config)
-    setattr(getattr(config, part), setting, value)
+    setattr(getattr(config, part) if part else config, setting, value)
     with pytest.raises(GuardError, match=said):
         check_engine(config)
 

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -212,10 +212,20 @@ def weight_sample(tensor: "Tensor") -> bytes:
     import torch
 
     flat = tensor.detach().reshape(-1)
-    stride = max(1, flat.numel() // 64)
-    sample = torch.cat([flat[:64], flat[-64:], flat[::stride][:64]])
-    sample = sample.view(torch.uint8) if sample.dtype.itemsize == 1 else sample.float()
-    return f"{tuple(tensor.shape)}".encode() + sample.cpu().numpy().tobytes()
+    return sample_bytes(tensor.shape, torch.cat(sampled_parts(flat)))
+
+
+def sampled_parts(flat: Any) -> list[Any]:
+    """The parts of a flat weight that `weight_sample` takes; of the range of its places, their places."""
+    return [flat[:64], flat[-64:], flat[:: max(1, len(flat) // 64)][:64]]
+
+
+def sample_bytes(shape: Iterable[int], values: "Tensor") -> bytes:
+    """What `weight_sample` makes of a weight's shape and the values at those places."""
+    import torch
+
+    values = values.view(torch.uint8) if values.dtype.itemsize == 1 else values.float()
+    return f"{tuple(shape)}".encode() + values.cpu().numpy().tobytes()
 
 
 def samples_fingerprint(samples: Mapping[str, bytes]) -> str:

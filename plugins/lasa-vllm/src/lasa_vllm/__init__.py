@@ -1,7 +1,8 @@
 """The guard of lasa inside vLLM.
 
-plugin.py        the entry point: vLLM's model classes are replaced by guarded ones
+plugin.py        the entry point: guarded classes replace vLLM's models and its renderer, and nothing else is served
 settings.py      what the operator sets; what an engine must be like to be guarded
+renderer.py      prompts are rendered as the interpreter knows them, or refused
 models.py        read: the hidden state of the read point, inside the model's own forward pass
 fingerprint.py   the weights that vLLM loads are those the interpreter was trained on
 decisions.py     decide: score to decision, on the device, handed from the model to the sampler

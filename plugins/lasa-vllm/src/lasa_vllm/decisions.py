@@ -16,6 +16,50 @@ if TYPE_CHECKING:
 
 logger = init_logger(__name__)
 
+FORCED = 1.0
+"""The logit of a forced token; all others are minus infinity. Positive and finite, it survives every penalty."""
+
+PENALTY = (0.01, 100.0)
+"""Bounds of `repetition_penalty`, with which vLLM scales logits after the guard: float32 must survive it."""
+
+FREE = frozenset(
+    {
+        "n",
+        "presence_penalty",
+        "frequency_penalty",
+        "repetition_penalty",
+        "temperature",
+        "watermarking",
+        "top_p",
+        "top_k",
+        "min_p",
+        "seed",
+        "stop",
+        "stop_token_ids",
+        "ignore_eos",
+        "max_tokens",
+        "min_tokens",
+        "flat_logprobs",
+        "detokenize",
+        "skip_special_tokens",
+        "spaces_between_special_tokens",
+        "include_stop_str_in_output",
+        "output_kind",
+        "stream_interval",
+        "skip_clone",
+        "output_text_buffer_length",
+        "structured_outputs",
+        "logit_bias",
+        "allowed_token_ids",
+        "extra_args",
+        "bad_words",
+        "skip_reading_prefix_cache",
+        "repetition_detection",
+        "routed_experts_prompt_start",
+    }
+)
+"""Sampling parameters with which a flagged answer begins with the condition, or ends; a test tries them."""
+
 
 class Decisions:
     """The decisions on the rows of one step: put by the model's logits, taken by the sampler."""
@@ -55,7 +99,7 @@ def force_tokens(logits: Tensor, rows: Tensor, tokens: Tensor, conditioned: Tens
         conditioned: Which of them are, `[k]` bool.
     """
     free = logits[rows]
-    forced = torch.full_like(free, -torch.inf).scatter_(1, tokens[:, None], 0.0)
+    forced = torch.full_like(free, -torch.inf).scatter_(1, tokens[:, None], FORCED)
     logits[rows] = torch.where(conditioned[:, None], forced, free)
 
 
@@ -73,14 +117,14 @@ def check_request(params: "SamplingParams") -> None:
     wish = (params.extra_args or {}).get("lasa", "off")
     if wish != "off":
         raise ValueError(f"`lasa` in vllm_xargs is {wish!r}; the one value it may have is 'off'.")
-    asks_for = {
-        "logprobs": params.logprobs is not None or params.logprob_token_ids is not None,
-        "prompt_logprobs (echo with logprobs)": params.prompt_logprobs is not None,
-        "thinking_token_budget": params.thinking_token_budget is not None,
-    }
-    for name, asked in asks_for.items():
-        if asked:
+    low, high = PENALTY
+    if not low <= params.repetition_penalty <= high:
+        raise ValueError(f"repetition_penalty is {params.repetition_penalty}; on this guarded server, {low} to {high}.")
+    plain = type(params)()
+    for name in params.__struct_fields__:
+        value, usual = getattr(params, name), getattr(plain, name)
+        if name not in FREE and not name.startswith("_") and not (type(value) is type(usual) and value == usual):
             raise ValueError(
-                f"This server is guarded and does not give {name}: it would show, or lead to, the answer of the "
-                "unguarded model. Leave it out (beam search needs it too)."
+                f"This server is guarded and does not take {name}: it would show, or lead to, the answer of the "
+                "unguarded model. Leave it out (beam search needs log-probabilities too)."
             )

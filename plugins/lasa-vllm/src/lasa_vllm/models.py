@@ -13,13 +13,14 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from vllm.compilation.decorators import support_torch_compile
-from vllm.model_executor.models import gemma
-from vllm.model_executor.models.gemma import GemmaForCausalLM, GemmaModel
+from vllm.model_executor.models import gemma, gemma2, gemma3
 from vllm.model_executor.models.interfaces import EagleModelMixin, SupportsEagle3
 from vllm.model_executor.models.llama import LlamaForCausalLM
 from vllm.model_executor.models.mistral import MistralForCausalLM
+from vllm.model_executor.models.phi3 import Phi3ForCausalLM
 from vllm.model_executor.models.qwen2 import Qwen2ForCausalLM
 from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
+from vllm.model_executor.models.qwen3_moe import Qwen3MoeForCausalLM
 from vllm.utils.torch_utils import set_default_torch_dtype
 
 from lasa.errors import GuardError
@@ -79,7 +80,7 @@ class ScoredModel:
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Load the weights, and make sure that they are those the interpreter was trained on."""
-        passing = PassingWeights(weights)
+        passing = PassingWeights(weights, getattr(self.config, "num_experts", 0))  # type: ignore[attr-defined]
         loaded: set[str] = super().load_weights(passing)  # type: ignore[misc]
         if not self._weights_known:
             passing.check(self._interpreter[0].config, tied=self.config.tie_word_embeddings)  # type: ignore[attr-defined]
@@ -103,9 +104,16 @@ class GuardedQwen3(ScoredModel, Qwen3ForCausalLM):  # type: ignore[misc]
     """Qwen3."""
 
 
-@support_torch_compile
-class _ReadableGemmaModel(GemmaModel, EagleModelMixin):  # type: ignore[misc]
-    """vLLM's Gemma can be asked for the states of its layers like the others (without pipeline parallelism)."""
+class GuardedQwen3Moe(ScoredModel, Qwen3MoeForCausalLM):  # type: ignore[misc]
+    """Qwen3 with experts."""
+
+
+class GuardedPhi3(ScoredModel, Phi3ForCausalLM):  # type: ignore[misc]
+    """Phi-3, and Phi-4, which says that it is one."""
+
+
+class _Readable(EagleModelMixin):  # type: ignore[misc]
+    """vLLM's Gemmas can be asked for the states of their layers like the others (without pipeline parallelism)."""
 
     def forward(
         self,
@@ -124,9 +132,40 @@ class _ReadableGemmaModel(GemmaModel, EagleModelMixin):  # type: ignore[misc]
         return hidden, states
 
 
-class GuardedGemma(ScoredModel, GemmaForCausalLM, SupportsEagle3):  # type: ignore[misc]
+@support_torch_compile
+class _ReadableGemmaModel(_Readable, gemma.GemmaModel):  # type: ignore[misc]
+    pass
+
+
+@support_torch_compile
+class _ReadableGemma2Model(_Readable, gemma2.Gemma2Model):  # type: ignore[misc]
+    pass
+
+
+@support_torch_compile
+class _ReadableGemma3Model(_Readable, gemma3.Gemma3Model):  # type: ignore[misc]
+    pass
+
+
+class GuardedGemma(ScoredModel, gemma.GemmaForCausalLM, SupportsEagle3):  # type: ignore[misc]
     """Gemma."""
 
     def __init__(self, *, vllm_config: "VllmConfig", prefix: str = "") -> None:
         with patch.object(gemma, "GemmaModel", _ReadableGemmaModel):
+            super().__init__(vllm_config=vllm_config, prefix=prefix)
+
+
+class GuardedGemma2(ScoredModel, gemma2.Gemma2ForCausalLM, SupportsEagle3):  # type: ignore[misc]
+    """Gemma 2."""
+
+    def __init__(self, *, vllm_config: "VllmConfig", prefix: str = "") -> None:
+        with patch.object(gemma2, "Gemma2Model", _ReadableGemma2Model):
+            super().__init__(vllm_config=vllm_config, prefix=prefix)
+
+
+class GuardedGemma3(ScoredModel, gemma3.Gemma3ForCausalLM, SupportsEagle3):  # type: ignore[misc]
+    """Gemma 3, the models of text."""
+
+    def __init__(self, *, vllm_config: "VllmConfig", prefix: str = "") -> None:
+        with patch.object(gemma3, "Gemma3Model", _ReadableGemma3Model):
             super().__init__(vllm_config=vllm_config, prefix=prefix)

@@ -1,11 +1,12 @@
 """The condition is no part of the answer: it is taken out of what the caller gets, and does not count as its length.
 
 The scheduler sees tokens, not decisions. An answer that begins with the whole condition was conditioned; one that
-departs from it was not, and the tokens that were held back until then are its own.
+departs from it was not, and the tokens that were held back until then are its own. An answer that must follow a grammar
+(a JSON schema, say) follows it behind the condition, which is never shown in it.
 """
 
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import SchedulerInterface
@@ -27,6 +28,8 @@ class _ConditionAside:
         self.hide = read_settings(vllm_config).hide_condition
         self.own_limit: WeakKeyDictionary[Request, int] = WeakKeyDictionary()
         """The caller's limits, of requests that have written nothing but the condition so far."""
+        self.off_grammar: WeakSet[Request] = WeakSet()
+        """Those of them whose grammar would not have it, so that it is the condition indeed."""
 
     def add_request(self, request: Request) -> None:
         self._open(request)
@@ -37,26 +40,55 @@ class _ConditionAside:
         self._open(session)
 
     def _update_request_with_output(
-        self, request: Request, new_token_ids: list[int], is_stale: bool = False
+        self, request: Request, new_token_ids: list[int], **rest: Any
     ) -> tuple[list[int], bool]:
         held = request.num_output_tokens if request in self.own_limit else None
         departs = held is not None and new_token_ids != self.condition[held : held + len(new_token_ids)]
         if departs:
             request.max_tokens = self.own_limit.pop(request)
         new_token_ids, stopped = super()._update_request_with_output(  # type: ignore[misc]
-            request, new_token_ids, is_stale=is_stale
+            request, new_token_ids, **rest
         )
         if request.num_output_tokens >= len(self.condition):
             self.own_limit.pop(request, None)
         if departs and request.num_output_tokens > request.max_tokens:  # it was through before it departed
             request.status, request.stop_reason, stopped = RequestStatus.FINISHED_LENGTH_CAPPED, None, True
-        if held is None or not self.hide:
+        if held is None:
+            return new_token_ids, stopped
+        if request.use_structured_output:
+            self._follow_grammar(request, new_token_ids)
+        elif not self.hide:
             return new_token_ids, stopped
         return (list(request.output_token_ids)[: request.max_tokens] if departs else []), stopped
 
     def _open(self, request: Request) -> None:
         self.own_limit[request] = request.max_tokens
         request.max_tokens += len(self.condition)
+
+    def _follow_grammar(self, request: Request, new_token_ids: list[int]) -> None:
+        """Keep the grammar at the answer, of which the condition is no part, so that what follows is valid.
+
+        Tokens that are held back may yet be the answer's own, where the grammar allows them: it is taken along, for the
+        next of them, and taken back where vLLM then hands it the answer (it departed), or the answer begins.
+        """
+        structured = request.structured_output_request
+        if structured.reasoning_ended is False:  # the grammar begins later
+            return
+        grammar = structured.grammar
+        if request not in self.own_limit:
+            grammar.reset()
+            self.off_grammar.discard(request)
+            return
+        for token in new_token_ids:
+            if request not in self.off_grammar and self._allows(grammar, token):
+                grammar.accept_tokens(request.request_id, [token])
+            else:
+                self.off_grammar.add(request)
+
+    def _allows(self, grammar: Any, token: int) -> bool:
+        bits = self.structured_output_manager.backend.allocate_token_bitmask(1)  # type: ignore[attr-defined]
+        grammar.fill_bitmask(bits, 0)
+        return bool(int(bits[0, token // 32]) >> token % 32 & 1)
 
 
 class _GuardedAsyncScheduler(_ConditionAside, AsyncScheduler):  # type: ignore[misc]

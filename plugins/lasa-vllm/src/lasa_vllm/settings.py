@@ -16,12 +16,12 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from transformers import AutoTokenizer
 from vllm.tokenizers.registry import tokenizer_args_from_config
 
-from lasa.conditioning.condition import DEFAULT_CONDITION, condition_ids
+from lasa.conditioning.condition import DEFAULT_CONDITION, condition_ids, place_condition
 from lasa.errors import ArtifactError, GuardError
 from lasa.files.artifacts import read_json
 from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
-from lasa.models.rendering import check_tokenizer, render
-from lasa.models.thinking import thinking_tail
+from lasa.models.rendering import check_tokenizer, render, turn_end_ids
+from lasa.models.thinking import answer_header, thinking_tail
 from lasa_vllm.plugin import GUARDED, registered
 
 if TYPE_CHECKING:
@@ -59,10 +59,12 @@ class Prompting:
     Attributes:
         condition: Token ids of the condition.
         tail: Token ids that every rendered prompt ends in, the read point last.
+        end: Token id that ends an answer.
     """
 
     condition: list[int]
     tail: list[int]
+    end: int
 
 
 def read_settings(vllm_config: "VllmConfig") -> Settings:
@@ -98,16 +100,25 @@ def check_engine(vllm_config: "VllmConfig") -> None:
     runner, processors = int(vllm_config.use_v2_model_runner), list(model.logits_processors or ())
     problems = {
         f"{architecture} is not among the guarded architectures {', '.join(GUARDED)}": architecture not in GUARDED,
-        "the plugin is switched off (VLLM_PLUGINS does not name `lasa`)": not registered(architecture),
+        f"--model-impl {model.model_impl} is not guarded; leave it out": model.model_impl not in ("auto", "vllm"),
+        "the plugin is switched off (VLLM_PLUGINS does not name `lasa`)": (
+            architecture in GUARDED and not registered(architecture)
+        ),
         f"--logits-processors {PROCESSORS[runner]} is missing": PROCESSORS[runner] not in processors,
+        f"{PROCESSORS[runner]} must be the last of the logits processors": PROCESSORS[runner] in processors[:-1],
         f"--scheduler-cls {SCHEDULER} is missing": vllm_config.scheduler_config.scheduler_cls != SCHEDULER,
         "--skip-tokenizer-init leaves no condition": model.skip_tokenizer_init,
         "--tokenizer-mode hf is missing (vLLM would render chats otherwise than the interpreter knows them)": (
             tokenizer_args_from_config(model)[0] != "hf"
         ),
         "--enable-trace-replay lets requests write over the condition": model.enable_trace_replay,
+        "--enable-prompt-embeds lets requests ask what is no text": model.enable_prompt_embeds,
+        "LoRA adapters are not guarded (the interpreter reads the model without them); merge one with `lasa merge`": (
+            vllm_config.lora_config is not None
+        ),
         "speculative decoding is not guarded": vllm_config.speculative_config is not None,
         "pipeline parallelism is not guarded; use --tensor-parallel-size": parallel.pipeline_parallel_size > 1,
+        "prefill context parallelism is not guarded": parallel.prefill_context_parallel_size > 1,
         "batch-sharded sampling is not guarded": parallel.enable_batch_sharded_sampling,
         "this interpreter's model generates no text here (pooling)": model.runner_type != "generate",
     }
@@ -132,15 +143,23 @@ def load_tokenizer(model: "ModelConfig", interpreter: InterpreterConfig) -> Any:
     return tokenizer
 
 
+def guarded_tokenizer(vllm_config: "VllmConfig") -> Any:
+    """The tokenizer that an engine's chats are rendered with.
+
+    Raises:
+        LasaError: There is no interpreter, or the tokenizer cannot render chats.
+    """
+    interpreter = SafetySemanticInterpreter.from_pretrained(read_settings(vllm_config).interpreter)
+    return load_tokenizer(vllm_config.model_config, interpreter.config)
+
+
 def prompting(vllm_config: "VllmConfig") -> Prompting:
     """The condition, and the end of every prompt, as token ids.
 
     Raises:
-        GuardError: Prompts have no common end, or it opens a block of reasoning.
+        GuardError: Prompts have no common end, it opens a block of reasoning, or answers do not begin there.
     """
-    settings = read_settings(vllm_config)
-    interpreter = SafetySemanticInterpreter.from_pretrained(settings.interpreter)
-    tokenizer = load_tokenizer(vllm_config.model_config, interpreter.config)
+    tokenizer = guarded_tokenizer(vllm_config)
     if thinking_tail(tokenizer):
         raise GuardError(
             "The chat template opens a block of reasoning, before which vLLM cannot put the condition. Serve this "
@@ -149,7 +168,9 @@ def prompting(vllm_config: "VllmConfig") -> Prompting:
     tail = _common_end(tokenizer)
     if not tail:
         raise GuardError("Prompts rendered with this chat template have no common end, so none can be recognised.")
-    return Prompting(condition_ids(tokenizer, settings.condition), tail)
+    condition = condition_ids(tokenizer, read_settings(vllm_config).condition)
+    end = turn_end_ids(tokenizer)[-1] if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    return Prompting(place_condition([], condition, header=answer_header(tokenizer)), tail, end)
 
 
 def lowest_threshold(config: InterpreterConfig) -> float:
