@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from datasets import Dataset, load_from_disk
 
 from lasa.alignment.consistency import Consistency
 from lasa.errors import RecipeError
@@ -81,8 +80,11 @@ def launch_device() -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
 
-def shared_rows(data: Dataset, config: Any) -> Dataset:
-    """The rows where every process finds them: TRL caches log-probabilities beside them, written by the first one."""
+def shared_rows(rows: list[dict[str, Any]], config: Any) -> Any:
+    """A data set where every process finds it: TRL caches log-probabilities beside it, written by the first one."""
+    from datasets import Dataset, load_from_disk  # missing, it would hide that TRL is
+
+    data = Dataset.from_list(rows)
     if config.world_size == 1:
         return data
     folder = Path(config.output_dir) / ROWS

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
 from transformers import PrinterCallback
 from trl import DPOConfig, KTOConfig, SFTConfig
 
@@ -192,16 +191,17 @@ def _sft(
     good = [row for row in rows if row.desirable]
     if not good:
         raise RecipeError("Supervised fine-tuning needs desirable answers ('chosen'); the preferences have none.")
-    data = Dataset.from_list(
+    config = SFTConfig(**arguments, packing=False)
+    data = shared_rows(
         [
             {
                 "input_ids": (row.prompt_ids + row.completion_ids)[: settings.max_length],
                 "labels": ([-100] * len(row.prompt_ids) + row.completion_ids)[: settings.max_length],
             }
             for row in good
-        ]
+        ],
+        config,
     )
-    config = SFTConfig(**arguments, packing=False)
     return TokenizedSFTTrainer(
         model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=adapter
     )
@@ -225,7 +225,7 @@ def _kto(
         precompute_ref_log_probs=_precompute(model, settings),
     )
     kept = _within_budget(separate_partners(rows, settings.batch_size), config)
-    data = Dataset.from_list(
+    data = shared_rows(
         [
             {
                 "prompt_ids": row.prompt_ids,
@@ -234,9 +234,9 @@ def _kto(
                 "label": row.desirable,
             }
             for row, partner in zip(kept, kl_partners(kept, settings.batch_size), strict=True)
-        ]
+        ],
+        config,
     )
-    data = shared_rows(data, config)
     trainer = TokenizedKTOTrainer(
         model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=adapter
     )
@@ -259,7 +259,7 @@ def _dpo(
     if not pairs:
         raise RecipeError("DPO needs paired preferences ('chosen' and 'rejected' for the same prompt); there are none.")
     config = DPOConfig(**arguments, beta=settings.beta, precompute_ref_log_probs=_precompute(model, settings))
-    data = Dataset.from_list(
+    data = shared_rows(
         [
             {
                 "prompt_ids": good.prompt_ids,
@@ -267,9 +267,9 @@ def _dpo(
                 "rejected_ids": bad.completion_ids,
             }
             for good, bad in _within_budget(pairs, config)
-        ]
+        ],
+        config,
     )
-    data = shared_rows(data, config)
     return TokenizedDPOTrainer(
         model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=adapter
     )
