@@ -100,7 +100,8 @@ model, tokenizer = load_model("embedded")
 point = ReadPoint(6, "last", template_fingerprint(tokenizer))
 guard = Guard(model, tokenizer, SafetySemanticInterpreter(InterpreterConfig(point, 128, 8)).eval())
 create_app(guard, ServerSettings(model_name="served"))
-print(guard.generate([({"role": "user", "content": "hello"},)], GenerationSettings(max_new_tokens=2))[0].decision.reason)
+[answer] = guard.generate([({"role": "user", "content": "hello"},)], GenerationSettings(max_new_tokens=2))
+print(answer.decision.reason)
 """
 
 

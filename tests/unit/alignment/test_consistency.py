@@ -6,8 +6,6 @@ from lasa.alignment.consistency import Consistency, rank_one_loss, translations
 from lasa.errors import RecipeError
 from lasa.models.hidden_states import read_hidden_states
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_the_loss_is_lowest_where_all_directions_agree():
     one = torch.randn(8, generator=torch.Generator().manual_seed(0))
