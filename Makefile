@@ -39,7 +39,7 @@ demo: $(STAMP)  ## the main job on the embedded model; ends by naming the report
 test: $(DEV)  ## the test suite (minutes)
 	@scripts/install-debian.sh || true
 	@echo "==> pytest"
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile -m "not slow"
 
 test-slow: $(DEV)  ## long checks: a run killed 20 times, the server in ten languages, known answers
 	@$(BIN)/python -m pytest -m slow --timeout 3600 --ignore tests/real
