@@ -60,16 +60,15 @@ def _run(*command: str) -> None:
 def _first_token(interpreter: Path) -> None:
     """Start a server, ask, and stop it once the first token is there."""
     command = [*LASA, "serve", "--interpreter", str(interpreter), "--force", "--port", "0"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        address = re.search(r"http://\S+", server.stdout.readline()).group()
-        asked = {"model": "embedded", "messages": [{"role": "user", "content": "hello"}], "stream": True}
-        with httpx.stream("POST", f"{address}v1/chat/completions", json=asked, timeout=60) as response:
-            for line in response.iter_lines():
-                told = json.loads(line[6:]) if line.startswith("data: {") else {"choices": []}
-                if any(choice["delta"].get("content") for choice in told["choices"]):
-                    return
-        raise RuntimeError("The server said nothing.")
-    finally:
-        server.kill()
-        server.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            address = re.search(r"http://\S+", server.stdout.readline()).group()
+            asked = {"model": "embedded", "messages": [{"role": "user", "content": "hello"}], "stream": True}
+            with httpx.stream("POST", f"{address}v1/chat/completions", json=asked, timeout=60) as response:
+                for line in response.iter_lines():
+                    told = json.loads(line[6:]) if line.startswith("data: {") else {"choices": []}
+                    if any(choice["delta"].get("content") for choice in told["choices"]):
+                        return
+            raise RuntimeError("The server said nothing.")
+        finally:
+            server.kill()

@@ -10,6 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from lasa.data.prompts import write_prompts
+from lasa.data.world import tables
+
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"trl", "peft", "datasets", "pyarrow", "pandas", "matplotlib", "statsmodels", "selenium", "pytest"}
 
@@ -56,24 +59,16 @@ def test_the_commands_of_another_extra_say_how_to_install_it(wheel, tmp_path):
 
 
 def test_an_interpreter_is_trained_and_the_model_served_behind_it(wheel, tmp_path):
-    trained = run(
-        wheel,
-        *("lasa", "train-interpreter", "--layer", "6", "--output", "made"),
-        *("--train", "embedded:interpreter-train", "--calibration", "embedded:calibration"),
-        folder=tmp_path,
-    )
+    write_prompts(tmp_path / "train.jsonl", tables.interpreter_prompts(("en", "zh"), 24))
+    options = ("--layer", "6", "--train", "train.jsonl", "--epochs", "2", "--seeds", "1", "--output", "made")
+    trained = run(wheel, "lasa", "train-interpreter", *options, folder=tmp_path)
     assert trained.returncode == 0, trained.stderr
-    served = subprocess.Popen(
-        [wheel / "bin" / "lasa", "serve", "--interpreter", "made/interpreter", "--port", "0"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        address = re.search(r"http://\S+", served.stdout.readline()).group()
-        asked = {"model": "embedded", "messages": [{"role": "user", "content": "How do I clean the bicycle?"}]}
-        answer = httpx.post(f"{address}v1/chat/completions", json=asked, timeout=60).json()
-        assert answer["choices"][0]["message"]["content"]
-    finally:
-        served.terminate()
-        served.wait(30)
+    command = [wheel / "bin" / "lasa", "serve", "--interpreter", "made/interpreter", "--port", "0"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as served:
+        try:
+            address = re.search(r"http://\S+", served.stdout.readline()).group()
+            asked = {"model": "embedded", "messages": [{"role": "user", "content": "How do I clean the bicycle?"}]}
+            answer = httpx.post(f"{address}v1/chat/completions", json=asked, timeout=60).json()
+            assert answer["choices"][0]["message"]["content"]
+        finally:
+            served.terminate()
