@@ -10,6 +10,9 @@ CLIENTS := $(VENV)-clients/bin
 VLLM := $(VENV)-vllm/bin
 WHEEL := $(VENV)-wheel
 UV := $(shell command -v uv)
+# what pip is told of places, for uv as well
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+export UV_INDEX_URL ?= $(PIP_INDEX_URL)
 
 # $(call install,BIN,CONSTRAINTS) REQUIREMENTS: uv where it is there, else pip
 install = $(if $(UV),$(UV) pip install --quiet --python $(1)/python --constraint $(2),PIP_CONSTRAINT=$(2) $(1)/python -m pip install --quiet --disable-pip-version-check --no-compile)
