@@ -22,35 +22,41 @@ PROMPTS = 8
 SHORT, LONG = 8, 64
 """New tokens of an answer: where the prompt dominates, and where the answer does."""
 
+ROWS, QUESTION = (1, 32), 32
+"""Rows that are decoded together, and tokens of their prompts, where decoding is all that takes time."""
+
 
 def measure(scale: Scale) -> list[Ratio]:
     model, tokenizer = make_model(scale), make_tokenizer()
     model.generation_config.eos_token_id = None
-    conversations = [p.messages for p in make_prompts(PROMPTS, scale.generation_prompt, scale.generation_prompt)]
+    long_prompts = [p.messages for p in make_prompts(PROMPTS, scale.generation_prompt, scale.generation_prompt)]
+    questions = [p.messages for p in make_prompts(max(ROWS), QUESTION, QUESTION)]
     layer = scale.layers // 2
     point = ReadPoint(layer, "last", template_fingerprint(tokenizer))
     interpreter = SafetySemanticInterpreter(InterpreterConfig(point, scale.width, 32, threshold=1.0)).eval()
     guard = Guard(model, tokenizer, interpreter)
 
-    def prompts() -> dict[str, torch.Tensor]:
+    def prompts(conversations) -> dict[str, torch.Tensor]:
         ids, mask = left_pad([render(tokenizer, messages).token_ids for messages in conversations], 0)
         return {"input_ids": ids, "attention_mask": mask}
 
     @torch.inference_mode()
-    def plain(new_tokens: int) -> list[str]:
-        batch = prompts()
+    def plain(new_tokens: int, conversations=long_prompts) -> list[str]:
+        batch = prompts(conversations)
         output = model.generate(**batch, max_new_tokens=new_tokens, do_sample=False, eos_token_id=None)
         answers = output[:, batch["input_ids"].shape[1] :].tolist()
         return [tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
 
-    def guarded(new_tokens: int) -> list[str]:
+    def guarded(new_tokens: int, conversations=long_prompts) -> list[str]:
         answers = guard.generate(conversations, GenerationSettings(max_new_tokens=new_tokens))
         assert not any(answer.decision.action == "condition" for answer in answers)
         return [answer.answer.text for answer in answers]
 
     @torch.inference_mode()
     def read_then_generate(new_tokens: int) -> list[str]:
-        states = model.model(**prompts(), use_cache=False, output_hidden_states=True).hidden_states[layer][:, -1]
+        states = model.model(**prompts(long_prompts), use_cache=False, output_hidden_states=True).hidden_states[layer][
+            :, -1
+        ]
         interpreter.probability(states)
         return plain(new_tokens)
 
@@ -63,6 +69,14 @@ def measure(scale: Scale) -> list[Ratio]:
             "guarded, long": lambda: guarded(LONG),
         },
         3 * scale.repeats,  # single times scatter by more than the overhead that is looked for
+    )
+    decoding = interleaved(
+        {
+            f"{name}, {rows}": lambda side=side, rows=rows: side(LONG, questions[:rows])
+            for name, side in (("plain", plain), ("guarded", guarded))
+            for rows in ROWS
+        },
+        3 * scale.repeats,
     )
     workload = f"{PROMPTS} x {scale.generation_prompt}"
     overhead = Ratio("", 0, 1.02)
@@ -85,5 +99,14 @@ def measure(scale: Scale) -> list[Ratio]:
             1.7,
             at_least=True,
             detail=f"{seconds['read first']:.2f} s / {seconds['guarded']:.2f} s",
+        ),
+        *(
+            replace(
+                overhead,
+                name=f"guarded / plain decoding, {rows} x {QUESTION} + {LONG} tokens",
+                value=decoding[f"guarded, {rows}"] / decoding[f"plain, {rows}"],
+                detail=f"{decoding[f'guarded, {rows}']:.2f} s / {decoding[f'plain, {rows}']:.2f} s",
+            )
+            for rows in ROWS
         ),
     ]

@@ -1,5 +1,7 @@
 """How ratios are measured: interleaved repeats in one process, so that a slow moment of the machine hits both sides."""
 
+import os
+import platform
 import resource
 import statistics
 import sys
@@ -62,6 +64,14 @@ def interleaved(tasks: Mapping[str, Callable[[], object]], repeats: int, *, warm
             task()
             seconds[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def machine() -> dict[str, object]:
+    """The processor, its cores, and how busy they were in the last minute: a busy machine's ratios mean little."""
+    listed = Path("/proc/cpuinfo")
+    names = [line for line in listed.read_text().splitlines() if "model name" in line] if listed.is_file() else []
+    processor = names[0].partition(":")[2].strip() if names else platform.processor()
+    return {"processor": processor, "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 2)}
 
 
 def peak_memory() -> int:

@@ -1,6 +1,7 @@
 """Run the benchmarks and print each ratio beside its target: `python benchmarks/run.py [--smoke] [NAME ...]`.
 
-A benchmark is a module in this folder with a function `measure(scale: Scale) -> list[Ratio]`.
+A benchmark is a module in this folder with a function `measure(scale: Scale) -> list[Ratio]`. What a run measured is
+one line of `history.jsonl`, with the machine, its load and the versions: to be committed with the change it measures.
 """
 
 import argparse
@@ -8,19 +9,21 @@ import importlib
 import json
 import os
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
-from harness import SMOKE, Ratio, Scale
+from harness import SMOKE, Ratio, Scale, machine
 from rich.console import Console
 from rich.table import Table
 
 from lasa.files.artifacts import provenance, write_json
 
 HERE = Path(__file__).parent
+HISTORY = HERE / "history.jsonl"
 SIGNATURE = "\ndef measure(scale: Scale) -> list[Ratio]:"
 NAMES = [path.stem for path in sorted(HERE.glob("*.py")) if SIGNATURE in path.read_text(encoding="utf-8")]
 
@@ -34,6 +37,7 @@ def main() -> None:
     if unknown := set(arguments.names) - set(NAMES):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     console = Console(highlight=False)
+    here = {**machine(), "threads": torch.get_num_threads()}
     measured: dict[str, list[Ratio]] = {}
     for name in arguments.names or NAMES:
         with console.status(f"benchmark {name}"):
@@ -41,12 +45,27 @@ def main() -> None:
         console.print(_table({name: measured[name]}, arguments.smoke))
         document = {
             "smoke": arguments.smoke,
-            "threads": torch.get_num_threads(),
+            "machine": here,
             "benchmarks": {name: [{**asdict(r), "met": r.met} for r in ratios] for name, ratios in measured.items()},
             "provenance": provenance(),
         }
         write_json(arguments.output, json.loads(json.dumps(document)))  # after each: a stop costs one benchmark
-    console.print(f"Written: {arguments.output}")
+    ratios = [ratio for found in measured.values() for ratio in found]
+    missed = [ratio.name for ratio in ratios if not ratio.met]
+    console.print(f"{len(ratios) - len(missed)} of {len(ratios)} targets met. Written: {arguments.output}")
+    for name in missed:
+        console.print(f"[red]not met[/] {name}")
+    if not arguments.smoke:
+        made = provenance()
+        line = {
+            "when": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": here,
+            "versions": made["versions"],
+            "git_commit": made["git_commit"],
+            "ratios": {ratio.name: round(ratio.value, 4) for ratio in ratios},
+        }
+        with HISTORY.open("a", encoding="utf-8") as history:
+            history.write(json.dumps(line) + "\n")
 
 
 def _table(measured: dict[str, list[Ratio]], smoke: bool) -> Table:

@@ -18,11 +18,8 @@ def start_run(recipe: Path, output: Path) -> BaseProcess:
 
 
 def _run(recipe: Path, output: Path) -> None:
-    import torch
-
     from lasa.cli import main
 
-    torch.set_num_threads(1)
     sys.argv = ["lasa", "run", str(recipe), "--output", str(output)]
     with output.with_suffix(".log").open("a", encoding="utf-8") as log:
         sys.stdout = sys.stderr = log

@@ -9,5 +9,12 @@ from importlib.metadata import version
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+from lasa.extras import named_extras
+
+_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __version__ = version("lasa")
+
+
+def __getattr__(name: str) -> object:
+    with named_extras():
+        return _load(name)

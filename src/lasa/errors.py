@@ -25,5 +25,9 @@ class GuardError(LasaError):
     """The guard cannot do its work; nothing may be generated without it."""
 
 
+class MissingExtraError(LasaError):
+    """A package is not installed that an extra of lasa brings."""
+
+
 class TrainingError(LasaError):
     """A training went wrong; nothing of it is kept."""

@@ -43,7 +43,8 @@ from lasa.models.origin import model_folder
 from lasa.progress import say
 from lasa.report.html import write_report
 from lasa.report.terminal import audit_table
-from lasa.run.folder import RunFolder, settled
+from lasa.run.beside import handed_on, processes_for, shared_out, told_beside
+from lasa.run.folder import RunFolder, open_run, settled
 from lasa.run.metrics import collect_metrics
 from lasa.run.preferences import (
     OWN_ANSWERS,
@@ -59,8 +60,13 @@ from lasa.run.sweep import choice_of, point_folder
 from lasa.run.systems import system_of_run
 
 
-def run_recipe(recipe: Recipe, output: Path) -> Path:
+def run_recipe(recipe: Recipe, output: Path, processes: int = 1) -> Path:
     """Run every stage that has not been run, and return the path of the report.
+
+    Args:
+        recipe: What is to be run.
+        output: The run folder.
+        processes: How many work on the systems side by side; 0 for as many as pay off (see `processes_for`).
 
     Raises:
         LasaError: What is wrong with recipe, model, data or folder; everything finished so far is kept.
@@ -76,24 +82,12 @@ def run_recipe(recipe: Recipe, output: Path) -> Path:
         read_base(run)
         release_memory()
         interpreter = load_interpreter(run.path / "interpreter")
-        for name, system in recipe.systems.items():
-            for number, point in enumerate(system.points()):
-                if not run.finished(f"point {name} {number}"):
-                    samples = point_folder(run, name, number).relative_to(run.path) / "samples.jsonl"
-                    reads = _alignment_sources(recipe, point)
-                    with run.stage(f"point {name} {number}", samples.as_posix(), reads=reads):
-                        try_point(run, name, number, point, interpreter)
-                    release_memory()
-            if system.method and not run.finished(f"align {name}"):
-                with run.stage(f"align {name}", *_written(recipe, name), reads=_alignment_sources(recipe, system)):
-                    align(run, name, system, interpreter)
-                release_memory()
-        for name in recipe.systems:
-            if not run.finished(f"evaluate {name}"):
-                reads = list(recipe.evaluation.benchmarks.values())
-                with run.stage(f"evaluate {name}", f"samples/{name}.jsonl", reads=reads):
-                    evaluate(run, name)
-                release_memory()
+        parameters = interpreter.config.parameters / interpreter.config.parameter_share
+        count = processes or processes_for(parameters, recipe.model.device)
+        trained = [name for name, system in recipe.systems.items() if system.method]
+        for work, names in (("align", trained), ("evaluate", list(recipe.systems))):
+            with shared_out(run.path, work, names, count) as mine:
+                _WORK[work](run, mine)
         with run.stage("metrics", "metrics.json"):
             write_json(run.path / "metrics.json", collect_metrics(run))
         with run.stage("report"):
@@ -116,6 +110,44 @@ def read_base(run: RunFolder) -> None:
             base = base or load_model(recipe.model)
             with run.stage(stage, *files, reads=reads):
                 work(run, *base)
+
+
+def work_beside() -> None:
+    """What another process of a run does; see `shared_out`."""
+    with handed_on():
+        folder, work, names = told_beside()
+        _WORK[work](RunFolder(folder, open_run(folder)), names)
+
+
+def align_systems(run: RunFolder, names: Sequence[str]) -> None:
+    """Stage 3 for these systems: every point of their sweeps, and what is kept."""
+    recipe, interpreter = run.recipe, load_interpreter(run.path / "interpreter")
+    for name in names:
+        system = recipe.systems[name]
+        for number, point in enumerate(system.points()):
+            if not run.finished(f"point {name} {number}"):
+                samples = point_folder(run, name, number).relative_to(run.path) / "samples.jsonl"
+                reads = _alignment_sources(recipe, point)
+                with run.stage(f"point {name} {number}", samples.as_posix(), reads=reads):
+                    try_point(run, name, number, point, interpreter)
+                release_memory()
+        if not run.finished(f"align {name}"):
+            with run.stage(f"align {name}", *_written(recipe, name), reads=_alignment_sources(recipe, system)):
+                align(run, name, system, interpreter)
+            release_memory()
+
+
+def evaluate_systems(run: RunFolder, names: Sequence[str]) -> None:
+    """Stage 4 for these systems."""
+    for name in names:
+        if not run.finished(f"evaluate {name}"):
+            reads = list(run.recipe.evaluation.benchmarks.values())
+            with run.stage(f"evaluate {name}", f"samples/{name}.jsonl", reads=reads):
+                evaluate(run, name)
+            release_memory()
+
+
+_WORK = {"align": align_systems, "evaluate": evaluate_systems}
 
 
 def locate(run: RunFolder, model: Any, tokenizer: Any) -> None:

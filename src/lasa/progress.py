@@ -23,6 +23,11 @@ def show_progress() -> None:
     _console = Console(stderr=True)
 
 
+def progress_is_shown() -> bool:
+    """Whether it was switched on."""
+    return _console is not None
+
+
 def say(message: "str | Table") -> None:
     """Tell the person something that happened, or show a table (nothing is printed in a library)."""
     if _console is not None:

@@ -12,10 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.special import expit, logit
-from scipy.stats import norm, rankdata
-from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import proportion_confint
+from scipy.stats import binomtest, norm, rankdata
 
 from lasa.errors import DataError
 
@@ -96,8 +93,8 @@ def cluster_auroc(scores: ArrayLike, labels: ArrayLike, clusters: Sequence[Hasha
     influence = np.where(positive, 1 / m, 1 / n) * (placement - area)
     variance = float((np.bincount(numbers, influence) ** 2).sum())
     if not 0 < area < 1:  # the logit is infinite: the interval of the smaller group's rows
-        low, high = proportion_confint(round(area * min(m, n)), min(m, n), method="wilson")
-        return Rate(area, float(low), float(high), m + n)
+        interval = wilson(area * min(m, n), min(m, n))
+        return Rate(area, interval.low, interval.high, m + n)
     centre, spread = logit(area), norm.ppf(0.5 + CONFIDENCE / 2) * math.sqrt(variance) / (area * (1 - area))
     return Rate(area, float(expit(centre - spread)), float(expit(centre + spread)), m + n)
 
@@ -112,8 +109,10 @@ def wilson(successes: float, n: float, unscored: int = 0) -> Rate:
     """
     if n == 0:
         return Rate(None, None, None, 0, unscored)
-    low, high = proportion_confint(successes, n, alpha=1 - CONFIDENCE, method="wilson")
-    return Rate(float(successes / n), float(low), float(high), int(n), unscored)
+    share, z = successes / n, float(norm.ppf(0.5 + CONFIDENCE / 2))
+    scale = 1 + z**2 / n
+    centre, half = (share + z**2 / (2 * n)) / scale, z / scale * math.sqrt(share * (1 - share) / n + (z / n) ** 2 / 4)
+    return Rate(float(share), max(0.0, centre - half), min(1.0, centre + half), int(n), unscored)
 
 
 def cluster_rate(
@@ -158,8 +157,8 @@ def mcnemar_exact(first: ArrayLike, second: ArrayLike) -> float:
         The p-value; 1 when they never differ.
     """
     a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
-    table = [[np.sum(a & b), np.sum(a & ~b)], [np.sum(~a & b), np.sum(~a & ~b)]]
-    return float(min(1.0, mcnemar(table, exact=True).pvalue))
+    differing = int(np.sum(a != b))
+    return float(binomtest(int(np.sum(a & ~b)), differing).pvalue) if differing else 1.0
 
 
 def paired_difference(
@@ -210,7 +209,10 @@ def paired_difference(
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction (1979) for asking several languages the same question."""
-    return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
+    raised, corrected = 0.0, [0.0] * len(p_values)
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda one: p_values[one])):
+        raised = corrected[place] = min(1.0, max(raised, (len(p_values) - rank) * p_values[place]))
+    return corrected
 
 
 def smallest_detectable_difference(

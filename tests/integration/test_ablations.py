@@ -15,8 +15,6 @@ from lasa.run.recipe import check_recipe
 from lasa.run.systems import find_system
 from miniature import write_model, write_preferences, write_recipe
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 LASA = {"method": "kto", "signal": "interpreter", "guarded": True}
 SYSTEMS = {
     "surface-dpo": {"method": "dpo"},

@@ -42,8 +42,6 @@ from lasa.models.soft_condition import SoftCondition
 from lasa.run.systems import find_system
 from miniature import write_model, write_preferences
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 ACCELERATE = Path(__file__).parents[2] / "recipes" / "accelerate"
 SYSTEM = {"method": "kto", "learning_rate": 1e-3, "steps": 6, "batch_size": 4, "warmup_steps": 0, "save_steps": 2}
 

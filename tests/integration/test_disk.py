@@ -12,8 +12,6 @@ from lasa.files.artifacts import read_json
 from lasa.run.recipe import check_recipe, recipe_text
 from miniature import write_model, write_recipe
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 STAGES = ("locate", "interpret", "align", "evaluate", "collect_metrics", "write_report")
 SYSTEMS = {"lasa": {"method": "kto", "signal": "interpreter", "guarded": True}}
 

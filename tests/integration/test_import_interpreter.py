@@ -16,8 +16,6 @@ from lasa.interpreter.probe import load_interpreter
 from lasa.models.settings import ModelSettings
 from lasa.run.systems import find_system
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def checkpoint(tmp_path):

@@ -12,8 +12,6 @@ from lasa.errors import ModelError
 from lasa.files.artifacts import check_folder, read_json
 from lasa.models.loading import load_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def adapter(model_folder, tokenizer, tmp_path):

@@ -32,7 +32,6 @@ def test_every_stage_runs_on_every_family(family, tokenizer, tmp_path):
     assert {(c["a"], c["group"]) for c in metrics["comparisons"]} >= {("base", "seen"), ("surface-kto", "unseen")}
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_the_bottleneck_of_a_run_belongs_to_its_model(llama, tokenizer, tmp_path):
     recipe = check_recipe(write_recipe(tmp_path), "test")
     for name in ("run", "again"):

@@ -12,8 +12,6 @@ from lasa.pipeline import run_recipe
 from lasa.run.recipe import check_recipe
 from lasa.run.systems import find_system
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def recipe(tmp_path, model_folder):

@@ -15,8 +15,6 @@ from lasa.errors import TrainingError
 from lasa.interpreter.settings import CalibrationOptions
 from lasa.models.loading import load_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 METHODS = ["sft", "kto", "dpo"]
 ADAPTER = {
     "lora_rank": 2, "adapter": "behind_condition", "signal": "always", "guarded": True, "refusals_from": "preferences",

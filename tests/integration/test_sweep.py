@@ -11,8 +11,6 @@ from lasa.run.recipe import check_recipe
 from lasa.run.sweep import Reached, choose
 from miniature import LANGUAGES, write_model, write_recipe
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SWEPT = {"method": "sft", "learning_rate": 1e-3, "steps": 1, "batch_size": 4, "warmup_steps": 0}
 POINTS = [{"learning_rate": 1e-6}, {"learning_rate": 1e-3, "steps": 2}]
 

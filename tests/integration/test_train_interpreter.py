@@ -15,8 +15,6 @@ from lasa.files.artifacts import model_fingerprint, read_json, write_json
 from lasa.interpreter.probe import load_interpreter
 from lasa.models.loading import load_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def files(tmp_path, model_folder):

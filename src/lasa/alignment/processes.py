@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from datasets import Dataset, load_from_disk
 from torch import nn
 
 from lasa.alignment.consistency import Consistency
@@ -155,8 +154,11 @@ def hand_over(model: Any, dtype: torch.dtype) -> None:
     release_memory()
 
 
-def shared_rows(data: Dataset, config: Any) -> Dataset:
-    """The rows where every process finds them: TRL caches log-probabilities beside them, written by the first one."""
+def shared_rows(rows: list[dict[str, Any]], config: Any) -> Any:
+    """A data set where every process finds it: TRL caches log-probabilities beside it, written by the first one."""
+    from datasets import Dataset, load_from_disk  # missing, it would hide that TRL is
+
+    data = Dataset.from_list(rows)
     if config.world_size == 1:
         return data
     folder = Path(config.output_dir) / ROWS

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from transformers import PrinterCallback
 from trl import DPOConfig, KTOConfig, SFTConfig
 
@@ -168,11 +167,8 @@ def make_trainer(
     """
     assert settings.method is not None
     kind, config, data = _PREPARED[settings.method](model, rows, settings, arguments)
-    refers, own_reference = settings.method != "sft", False
-    if refers:
-        data = shared_rows(data, config)
+    own_reference = sharding() and settings.method != "sft" and _precompute(model, settings)
     if sharding():
-        own_reference = refers and _precompute(model, settings)
         data = with_reference(data, model, settings.max_length) if own_reference else data
         hand_over(model, model.dtype if settings.lora_rank else torch.float32)
     elif not settings.lora_rank:  # an update of 1e-6 is lost in the 8 bits of a bfloat16 weight, if that is rounded
@@ -226,7 +222,7 @@ def _conditioned(rows: Sequence[TrainingExample], name: str) -> list[TrainingExa
     return kept
 
 
-_Prepared = tuple[Any, Any, Dataset]
+_Prepared = tuple[Any, Any, Any]
 """The trainer's class, its configuration, and its rows."""
 
 
@@ -234,16 +230,18 @@ def _sft(model: Any, rows: Sequence[TrainingExample], settings: SystemSettings, 
     good = [row for row in rows if row.desirable]
     if not good:
         raise RecipeError("Supervised fine-tuning needs desirable answers ('chosen'); the preferences have none.")
-    data = Dataset.from_list(
+    config = one_device(SFTConfig(**arguments, packing=False))
+    data = shared_rows(
         [
             {
                 "input_ids": (row.prompt_ids + row.completion_ids)[: settings.max_length],
                 "labels": ([-100] * len(row.prompt_ids) + row.completion_ids)[: settings.max_length],
             }
             for row in good
-        ]
+        ],
+        config,
     )
-    return TokenizedSFTTrainer, one_device(SFTConfig(**arguments, packing=False)), data
+    return TokenizedSFTTrainer, config, data
 
 
 def _kto(model: Any, rows: Sequence[TrainingExample], settings: SystemSettings, arguments: dict[str, Any]) -> _Prepared:
@@ -259,7 +257,7 @@ def _kto(model: Any, rows: Sequence[TrainingExample], settings: SystemSettings, 
         )
     )
     kept = _within_budget(separate_partners(rows, settings.batch_size), config)
-    data = Dataset.from_list(
+    data = shared_rows(
         [
             {
                 "prompt_ids": row.prompt_ids,
@@ -268,7 +266,8 @@ def _kto(model: Any, rows: Sequence[TrainingExample], settings: SystemSettings, 
                 "label": row.desirable,
             }
             for row, partner in zip(kept, kl_partners(kept, settings.batch_size), strict=True)
-        ]
+        ],
+        config,
     )
     return TokenizedKTOTrainer, config, data
 
@@ -282,7 +281,7 @@ def _dpo(model: Any, rows: Sequence[TrainingExample], settings: SystemSettings, 
         raise RecipeError("DPO needs paired preferences ('chosen' and 'rejected' for the same prompt); there are none.")
     precompute = _precompute(model, settings) and not sharding()
     config = one_device(DPOConfig(**arguments, beta=settings.beta, precompute_ref_log_probs=precompute))
-    data = Dataset.from_list(
+    data = shared_rows(
         [
             {
                 "prompt_ids": good.prompt_ids,
@@ -290,7 +289,8 @@ def _dpo(model: Any, rows: Sequence[TrainingExample], settings: SystemSettings, 
                 "rejected_ids": bad.completion_ids,
             }
             for good, bad in _within_budget(pairs, config)
-        ]
+        ],
+        config,
     )
     return TokenizedDPOTrainer, config, data
 

@@ -5,53 +5,18 @@ import sys
 import typer
 
 from lasa import __version__
-from lasa.cli import (
-    align,
-    calibrate,
-    chat,
-    compare,
-    coverage,
-    doctor,
-    embedded,
-    evaluate,
-    generate,
-    import_interpreter,
-    judge,
-    locate,
-    merge,
-    plan,
-    report,
-    run,
-    serve,
-    train_interpreter,
-)
+from lasa.cli.commands import Commands
+from lasa.extras import named_extras
 
 app = typer.Typer(
     name="lasa",
+    cls=Commands,
     help="Language-agnostic safety for multilingual language models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("run")(run.run)
-app.command("locate")(locate.locate)
-app.command("train-interpreter")(train_interpreter.train_interpreter)
-app.command("import-interpreter")(import_interpreter.import_interpreter)
-app.command("calibrate")(calibrate.calibrate)
-app.command("coverage")(coverage.coverage)
-app.command("align")(align.align)
-app.command("merge")(merge.merge)
-app.command("generate")(generate.generate)
-app.command("chat")(chat.chat)
-app.command("serve")(serve.serve)
-app.command("evaluate")(evaluate.evaluate)
-app.command("judge")(judge.judge)
-app.command("compare")(compare.compare)
-app.command("report")(report.report)
-app.command("plan")(plan.plan)
-app.command("doctor")(doctor.doctor)
-app.add_typer(embedded.app, name="embedded")
 
 
 STOPPED = 130
@@ -80,7 +45,8 @@ def main() -> None:
         app()
         return
     try:
-        app()
+        with named_extras():
+            app()
     except LasaError as error:
         _fail(str(error))
     except SystemExit as stop:

@@ -4,9 +4,12 @@ from pathlib import Path
 
 import typer
 
-app = typer.Typer(
-    help="The embedded model: a tiny multilingual chat model with a planted bottleneck.", no_args_is_help=True
-)
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+
+@app.callback()
+def embedded() -> None:
+    """The embedded model: a tiny multilingual chat model with a planted bottleneck."""
 
 
 @app.command("train")

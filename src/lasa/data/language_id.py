@@ -13,7 +13,7 @@ from collections import Counter
 from functools import cache
 from typing import TYPE_CHECKING
 
-from lasa.errors import LasaError
+from lasa.extras import named_extras
 from lasa.languages import NAMES
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def identify_language(text: str) -> str | None:
         language outside the list, or a tie.
 
     Raises:
-        LasaError: lingua is not installed.
+        MissingExtraError: lingua is not installed.
     """
     script = _main_script(text)
     if script is None:
@@ -56,7 +56,7 @@ def identify_languages(text: str) -> set[str]:
     """Every language that a text is written in, passage by passage; quotes or names are too short to count.
 
     Raises:
-        LasaError: lingua is not installed.
+        MissingExtraError: lingua is not installed.
     """
     passages = [passage for passage in _PASSAGE_ENDS.split(text) if _letters(passage) >= MIN_PASSAGE]
     found = {identify_language(text), *map(identify_language, passages)}
@@ -186,10 +186,8 @@ _LINGUA_LANGUAGES = {
 
 @cache
 def _detector(script: str) -> "LanguageDetector":
-    try:
+    with named_extras():
         from lingua import IsoCode639_1, LanguageDetectorBuilder
-    except ImportError as error:
-        raise LasaError("Language identification needs lingua. Install it: pip install 'lasa[evaluate]'.") from error
     codes = [getattr(IsoCode639_1, code.upper()) for code in _LINGUA_LANGUAGES[script].split()]
     assert all(_OF_LINGUA.get(code, code) in NAMES for code in _LINGUA_LANGUAGES[script].split())
     return LanguageDetectorBuilder.from_iso_codes_639_1(*codes).build()

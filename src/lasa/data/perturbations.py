@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from lasa.data.prompts import Message, Prompt
 from lasa.errors import DataError
+from lasa.extras import named_extras
 from lasa.languages import NAMES, canonical_language
 
 CLAUSE = re.compile(r".+?(?:[.!?;:,。！？；：，、।؟،؛\n]+\s*|$)", re.DOTALL)
@@ -79,10 +80,8 @@ def code_switch(prompt: Prompt, other: Prompt, unit: Literal["clause", "word"] =
 
 def romanise(prompt: Prompt) -> Prompt:
     """Write the text in plain Latin letters (transliteration by anyascii)."""
-    try:
+    with named_extras():
         from anyascii import anyascii
-    except ImportError as error:
-        raise DataError("Romanised prompts need anyascii: pip install 'lasa[evaluate]'.") from error
     return reworded(prompt, anyascii(prompt.text), "romanise")
 
 

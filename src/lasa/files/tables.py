@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lasa.errors import DataError
+from lasa.extras import named_extras
 
 LONGEST_CELL = 10_000_000
 """Characters of a cell of a delimited file."""
@@ -116,8 +117,9 @@ def _delimited(path: Path, delimiter: str) -> list[dict[str, Any]]:
 
 
 def _parquet(path: Path) -> list[dict[str, Any]]:
-    import pyarrow
-    import pyarrow.parquet
+    with named_extras():
+        import pyarrow
+        import pyarrow.parquet
 
     try:
         table = pyarrow.parquet.ParquetFile(path).read()

@@ -11,7 +11,7 @@ from lasa.conditioning.condition import condition_ids
 from lasa.conditioning.decision import Decision, Policy, decide
 from lasa.data.language_id import identify_language, identify_languages
 from lasa.data.prompts import Message, Prompt
-from lasa.errors import ArtifactError, DataError, GuardError, LasaError
+from lasa.errors import ArtifactError, DataError, GuardError, MissingExtraError
 from lasa.guard.refusals import refusal_message
 from lasa.guard.turns import TurnDecision, score_turns
 from lasa.interpreter.probe import SafetySemanticInterpreter
@@ -164,7 +164,7 @@ class GuardedModel:
         text = next(m["content"] for m in reversed(messages) if m["role"] == "user")
         try:
             return identify_language(text)
-        except LasaError:  # lingua is not installed
+        except MissingExtraError:  # lingua is not installed
             return None
 
     def languages(self, messages: Sequence[Message], known: str | None = None) -> set[str]:
@@ -174,7 +174,7 @@ class GuardedModel:
             return {known} if known else set()
         try:
             return identify_languages("\n".join(m["content"] for m in messages if m["role"] == "user"))
-        except LasaError:  # lingua is not installed
+        except MissingExtraError:  # lingua is not installed
             return set()
 
     def refusal(self, question: Question) -> Generated:

@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,10 +40,15 @@ class LabelledStates:
     states: Tensor
     prompts: Sequence[Prompt]
 
-    @property
+    @cached_property
     def labels(self) -> Tensor:
         """1 for harmful, 0 for benign, `[rows]` float32."""
         return torch.tensor([float(bool(p.harmful)) for p in self.prompts])
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """See `cell_weights`, `[rows]` float32."""
+        return cell_weights(self.prompts)
 
     def rows(self, keep: Sequence[bool]) -> "LabelledStates":
         """The rows marked True."""
@@ -130,7 +136,7 @@ def _solved(data: LabelledStates, config: InterpreterConfig, strength: float) ->
     states = data.states.double().numpy()
     mean, deviation = states.mean(0), np.maximum(states.std(0), 1e-6)
     solved = LogisticRegression(C=strength, max_iter=1000)
-    solved.fit((states - mean) / deviation, data.labels.numpy(), sample_weight=cell_weights(data.prompts).numpy())
+    solved.fit((states - mean) / deviation, data.labels.numpy(), sample_weight=data.weights.numpy())
     weight = solved.coef_[0] / deviation
     interpreter = SafetySemanticInterpreter(config)
     with torch.no_grad():
@@ -201,7 +207,7 @@ def _train_one(
 ) -> tuple[list[float], SafetySemanticInterpreter]:
     """One training: the development loss after each epoch, and the interpreter with its best epoch's weights."""
     generator = torch.Generator().manual_seed(seed)
-    weights, labels = cell_weights(train.prompts), train.labels
+    weights, labels = train.weights, train.labels
     deviation = train.states.std(dim=0)
     history: list[float] = []
     with torch.random.fork_rng():
@@ -238,7 +244,7 @@ def _train_one(
 @torch.no_grad()
 def development_loss(interpreter: SafetySemanticInterpreter, data: LabelledStates) -> float:
     """The class-balanced loss that early stopping watches."""
-    return float(_weighted_loss(interpreter.eval()(data.states), data.labels, cell_weights(data.prompts)))
+    return float(_weighted_loss(interpreter.eval()(data.states), data.labels, data.weights))
 
 
 def _stalled(history: Sequence[float], patience: int) -> bool:

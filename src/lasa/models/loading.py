@@ -11,6 +11,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from lasa.errors import ModelError
+from lasa.extras import named_extras
 from lasa.files.artifacts import check_folder
 from lasa.files.settings import check_settings
 from lasa.models.activated import ADAPTER_CONFIG, Activation, stored_tokens
@@ -142,7 +143,8 @@ def _placement(device: str) -> Any:
 
 
 def _put_on(adapter: ModelFiles, network: Any, tokenizer: Any) -> Any:
-    from peft import PeftModel
+    with named_extras():
+        from peft import PeftModel
 
     missing = len(tokenizer) - network.get_input_embeddings().num_embeddings
     if missing > 0:

@@ -33,6 +33,7 @@ from lasa.run.recipe import Recipe, check_recipe, recipe_text
 
 RECIPE, PROVENANCE = "recipe.yaml", "provenance.json"
 LOCK = ".lock"
+RECORDING = f".{RECORD}.lock"
 
 
 class RunFolder:
@@ -151,7 +152,8 @@ class RunFolder:
         yield
         seconds = round(time.monotonic() - started, 2)
         hashes = {file: file_hash(self.path / file) for file in files}
-        self._write({**self._stages, name: {"seconds": seconds, "files": hashes, "read": read}})
+        with FileLock(self.path / RECORDING):  # another process of the run may record a stage as well
+            self._write({**self._stages, name: {"seconds": seconds, "files": hashes, "read": read}})
 
     @property
     def _stages(self) -> dict[str, Any]:
@@ -162,11 +164,12 @@ class RunFolder:
         write_sealed(self.path / RECORD, {"schema": SCHEMA, "recipe": recipe, "stages": stages})
 
     def _forget(self, *names: str) -> None:
-        stages = self._stages
-        for name in names:
-            for file in stages.pop(name)["files"]:
-                (self.path / file).unlink(missing_ok=True)
-        self._write(stages)
+        with FileLock(self.path / RECORDING):
+            stages = self._stages
+            for name in names:
+                for file in stages.pop(name)["files"]:
+                    (self.path / file).unlink(missing_ok=True)
+            self._write(stages)
 
 
 def settled(recipe: Recipe, folder: Path) -> Recipe:
@@ -208,7 +211,7 @@ def open_run(path: Path) -> Recipe:
 
 def _is_of_a_new_run(entry: Path) -> bool:
     """Whether a file may lie in a folder before its recipe does: the process may have been killed at its first step."""
-    return entry.name in (LOCK, PROVENANCE, RECORD) or entry.name.endswith(TEMPORARY)
+    return entry.name in (LOCK, PROVENANCE, RECORD, RECORDING) or entry.name.endswith(TEMPORARY)
 
 
 def _kind(stage: str) -> str:

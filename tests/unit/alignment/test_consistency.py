@@ -9,8 +9,6 @@ from lasa.alignment.objectives import TokenizedKTOTrainer
 from lasa.errors import RecipeError
 from lasa.models.hidden_states import read_hidden_states
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_the_loss_is_lowest_where_all_directions_agree():
     one = torch.randn(8, generator=torch.Generator().manual_seed(0))

@@ -21,8 +21,6 @@ from lasa.data.prompts import user_prompt
 from lasa.models.generation import GenerationSettings
 from lasa.models.rendering import render
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 BATCH = 4
 
 

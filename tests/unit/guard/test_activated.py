@@ -20,8 +20,6 @@ from lasa.models.loading import load_model
 from lasa.models.rendering import render
 from lasa.serving.batch import RunningBatch, ServedAnswer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SETTINGS = GenerationSettings(max_new_tokens=10)
 STEPS_AGREE = 1e-4
 """Logits of a pass over whole rows and of the same rows step by step agree to this, in float32."""

@@ -12,8 +12,6 @@ from lasa.interpreter.probe import SafetySemanticInterpreter
 from lasa.interpreter.settings import CalibrationOptions, TrainingOptions
 from lasa.interpreter.training import LabelledStates
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TRAINING = TrainingOptions(epochs=10, seeds=2, batch_size=16, learning_rate=0.01)
 NOTHING = CalibrationOptions()
 

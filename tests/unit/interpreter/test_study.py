@@ -12,8 +12,6 @@ from lasa.interpreter.settings import InterpreterSettings
 from lasa.interpreter.study import read_point_of, study_interpreter
 from lasa.interpreter.tables import load_tables
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 VERBS = {"water": False, "burn": True}
 
 

@@ -17,9 +17,6 @@ from lasa.interpreter.training import LabelledStates, cell_weights, development_
 OPTIONS = TrainingOptions(epochs=15, seeds=2, batch_size=16, learning_rate=0.01)
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture(scope="module")
 def parts():
     return labelled_states(80, separation=0.7), labelled_states(30, name="d", separation=0.7, seed=1)

@@ -17,8 +17,6 @@ from lasa.models.loading import load_model
 from lasa.models.rendering import render
 from lasa.models.soft_condition import SOFT_CONDITION, SoftCondition, soft_condition_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def model(tokenizer):

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from lasa.data.prompts import Columns, Prompt, read_prompts
 from lasa.errors import DataError
+from lasa.extras import named_extras
 
 
 def load_from_hub(
@@ -56,7 +57,8 @@ def hub_file(
     Raises:
         DataError: The dataset cannot be loaded or is empty; an error about the file is one about the dataset.
     """
-    import datasets
+    with named_extras():
+        import datasets
 
     where = f"Dataset {dataset_id!r}, split {split!r}"
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 from lasa.data.corpora.tables import clean
 from lasa.data.prompts import Prompt, user_prompt
 from lasa.errors import DataError
+from lasa.extras import named_extras
 from lasa.languages import canonical_language
 
 HARMLESS_CATEGORY = "commonsense"
@@ -93,10 +94,8 @@ def _first_column(file: Path) -> list[str]:
 
 
 def _first_column_of_workbook(file: Path) -> list[str]:
-    try:
+    with named_extras():
         import openpyxl
-    except ImportError as error:
-        raise DataError(f"{file} is an Excel file: install openpyxl (pip install 'lasa[evaluate]').") from error
     try:
         workbook = openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)
         try:

@@ -179,8 +179,8 @@ PROMPT_TABLES: dict[str, Callable[[], list[Prompt]]] = {
     "benign": lambda: benign_prompts(600, share="test"),
     "development": lambda: evaluation_prompts("combinations", 100, share="dev"),
     "combinations": lambda: evaluation_prompts("combinations"),
-    "concepts": lambda: evaluation_prompts("concepts"),
-    "templates": lambda: evaluation_prompts("templates"),
+    "concepts": lambda: evaluation_prompts("concepts", 50),
+    "templates": lambda: evaluation_prompts("templates", 50),
 }
 """The world's prompt tables by name."""
 
