@@ -14,8 +14,6 @@ from lasa.run.recipe import check_recipe
 from meter import LiveModels, live_optimizers
 from miniature import LANGUAGES, write_model, write_recipe
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(autouse=True)
 def _no_report(monkeypatch):

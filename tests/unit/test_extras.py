@@ -89,6 +89,7 @@ import sys
 from pathlib import Path
 from lasa import Guard, GenerationSettings, SafetySemanticInterpreter, find_bottleneck, load_model, train_interpreter
 from lasa import read_hidden_states, run
+from lasa.files.artifacts import model_fingerprint
 from lasa.interpreter.probe import InterpreterConfig
 from lasa.models.hidden_states import ReadPoint
 from lasa.models.rendering import template_fingerprint
@@ -98,7 +99,8 @@ import lasa.cli.serve, lasa.cli.chat, lasa.cli.generate
 
 model, tokenizer = load_model("embedded")
 point = ReadPoint(6, "last", template_fingerprint(tokenizer))
-guard = Guard(model, tokenizer, SafetySemanticInterpreter(InterpreterConfig(point, 128, 8)).eval())
+config = InterpreterConfig(point, 128, 8, base_fingerprint=model_fingerprint(model))
+guard = Guard(model, tokenizer, SafetySemanticInterpreter(config).eval())
 create_app(guard, ServerSettings(model_name="served"))
 [answer] = guard.generate([({"role": "user", "content": "hello"},)], GenerationSettings(max_new_tokens=2))
 print(answer.decision.reason)

@@ -23,7 +23,8 @@ def requirements(lines: list[str]) -> dict[str, Requirement]:
 
 @pytest.mark.parametrize("name", TABLE)
 def test_what_is_tested_is_what_is_declared(name):
-    declared = requirements(tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    declared = requirements([*project["dependencies"], *project["optional-dependencies"]["align"]])
     constraints = requirements((ROOT / "constraints-lowest.txt").read_text("utf-8").splitlines())
     lowest, newest = TABLE[name]
     assert declared[name].specifier.contains(lowest) and declared[name].specifier.contains(newest)

@@ -11,8 +11,6 @@ from lasa.alignment.trainers import train
 from lasa.data.world import tables
 from lasa.errors import RecipeError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_rounding_is_to_a_neighbour_and_right_on_average():
     torch.manual_seed(0)

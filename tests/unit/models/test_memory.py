@@ -13,8 +13,6 @@ from lasa.models.memory import MOST_TOKENS, cache_bytes_per_token, in_halves, to
 from lasa.models.perplexity import conversation_losses, language_losses, token_losses
 from meter import LargestTensor
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class Small:
     """Work that has memory for so many rows at once."""
