@@ -10,6 +10,7 @@ from lasa_vllm import settings
 from lasa_vllm.plugin import GUARDED, TESTED, UNTESTED, check_version, register
 from vllm import LLM, ModelRegistry, __version__
 from vllm.model_executor.model_loader import utils
+from vllm.plugins import load_general_plugins
 
 from conftest import build_model
 from guards import CONDITION, build_interpreter
@@ -85,6 +86,7 @@ def test_where_the_start_is_not_checked_the_model_is_not_loaded(case, unknown, t
 
 
 def test_a_class_that_took_the_place_of_a_guarded_one_is_not_loaded(tiny, monkeypatch):
+    load_general_plugins()
     monkeypatch.setattr(settings, "check_engine", lambda config: None)
     monkeypatch.setattr(utils, "_MODEL_ARCH_BY_HASH", {})  # what was resolved for the same model before
     guarded = ModelRegistry.models["LlamaForCausalLM"]

@@ -37,13 +37,15 @@ def server(case, *arguments, environment=None):
     )
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(300):
+        for _ in range(900):
             assert process.poll() is None, process.stdout.read()[-3000:]
             try:
                 urllib.request.urlopen(f"{address}/health", timeout=1)
                 break
             except OSError:
                 time.sleep(1)
+        else:
+            pytest.fail("the server did not start within a quarter of an hour")
         yield address
     finally:
         process.send_signal(signal.SIGINT)
