@@ -5,6 +5,7 @@ import json
 import math
 import secrets
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -30,6 +31,37 @@ def record(decision: Decision, turns: Sequence[TurnDecision] = ()) -> DecisionRe
 def _score(decision: Decision) -> float | None:
     """The score; one that is no number becomes null in JSON."""
     return decision.score if math.isfinite(decision.score) else None
+
+
+class Deliveries:
+    """Brings events out of the worker thread; the event loop is woken once for all that have come by then."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._come: deque[tuple[asyncio.Queue[Event], Event]] = deque()
+        self._called = False
+
+    def queue(self) -> tuple[asyncio.Queue[Event], Callable[[Event], None]]:
+        """A queue of the running loop, and what puts an event into it from any thread."""
+        self._loop = asyncio.get_running_loop()
+        queue = asyncio.Queue[Event]()
+        return queue, lambda event: self._put(queue, event)
+
+    def _put(self, queue: asyncio.Queue[Event], event: Event) -> None:
+        self._come.append((queue, event))
+        if self._called or self._loop is None:
+            return
+        self._called = True
+        try:
+            self._loop.call_soon_threadsafe(self._hand_over)
+        except RuntimeError:  # the loop is closed: nobody listens any more
+            self._called = False
+
+    def _hand_over(self) -> None:
+        self._called = False
+        while self._come:
+            queue, event = self._come.popleft()
+            queue.put_nowait(event)
 
 
 class Answering:
