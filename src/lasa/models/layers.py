@@ -95,7 +95,7 @@ def observe_layers(model: nn.Module, layers: Sequence[int], observer: Callable[[
 
     The hooks are removed whatever happens in the body.
     """
-    blocks = decoder_blocks(model)
+    blocks = decoder_blocks(model) if layers else nn.ModuleList()  # a search through all modules
     handles = []
 
     def watch_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -94,6 +94,8 @@ class RowsLayer(DynamicLayer):  # type: ignore[misc]
 class RowsCache(DynamicCache):  # type: ignore[misc]
     """The keys and values of a batch whose rows come and go; it begins without any."""
 
+    layers: list[RowsLayer]
+
     @property
     def reserved(self) -> int:
         """Places for a token that memory is taken for."""
