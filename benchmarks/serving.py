@@ -89,7 +89,7 @@ def measure(scale: Scale) -> list[Ratio]:
         ),
         Ratio(
             "p99 of the time to the first text / a batch of plain generate",
-            first_p99 / statistics.median(batches),
+            float(first_p99) / statistics.median(batches),
             1.0,
             detail=f"first text p50 {first:.2f} s, p99 {first_p99:.2f} s; answer p50 {p50:.2f} s, p99 {p99:.2f} s; "
             f"plain batch {statistics.median(batches):.2f} s",

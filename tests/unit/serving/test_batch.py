@@ -223,11 +223,11 @@ def state_of(batch):
 
 
 def try_until_it_works(batch, work):
-    """Let it fail at every seventh operation, then work; how often it failed."""
+    """Let it fail at every thirteenth operation, then work; how often it failed."""
     before = state_of(batch)
     for tried in count():
         try:
-            with FailsAt(7 * tried):
+            with FailsAt(13 * tried):
                 work()
             return tried
         except torch.OutOfMemoryError:
