@@ -88,6 +88,11 @@ class Answering:
         self.logprobs: list[list[TokenLogprob]] = [[] for _ in ticket.rows]
 
     @property
+    def over(self) -> bool:
+        """Whether all rows have ended."""
+        return len(self.ended) == len(self.ticket.rows)
+
+    @property
     def usage(self) -> Usage:
         """Tokens so far."""
         asked = {id(row.question): len(row.question.rendered.token_ids) for row in self.ticket.rows}
@@ -123,7 +128,7 @@ class Answering:
 
     async def events(self) -> AsyncIterator[Event]:
         """What comes until all rows have ended."""
-        while len(self.ended) < len(self.ticket.rows):
+        while not self.over:
             yield await self.next()
 
     async def outcomes(self) -> list[GuardedAnswer]:
@@ -133,16 +138,25 @@ class Answering:
         return [one.outcome for _, one in sorted(self.ended.items())]
 
 
-async def with_errors(chunks: AsyncIterator[dict[str, str]]) -> AsyncIterator[dict[str, str]]:
+def sse(data: str, event: str = "") -> bytes:
+    """A server-sent event whose data is one line."""
+    return f"event: {event}\r\ndata: {data}\r\n\r\n".encode() if event else f"data: {data}\r\n\r\n".encode()
+
+
+DONE = sse("[DONE]")
+"""What ends a stream."""
+
+
+async def with_errors(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """A stream whose last event says what went wrong, where something did."""
     try:
         async for chunk in chunks:
             yield chunk
     except GuardError as error:
-        yield {"data": json.dumps({"error": {"message": str(error), "type": "guard_error", "code": "guard"}})}
+        yield sse(json.dumps({"error": {"message": str(error), "type": "guard_error", "code": "guard"}}))
     except TimeoutError:
         error_body = {"message": "The answer took too long.", "type": "server_error", "code": "timeout"}
-        yield {"data": json.dumps({"error": error_body})}
+        yield sse(json.dumps({"error": error_body}))
 
 
 class Streamed(EventSourceResponse):  # type: ignore[misc]
@@ -154,7 +168,7 @@ class Streamed(EventSourceResponse):  # type: ignore[misc]
         grace: Seconds it may go on when the server stops.
     """
 
-    def __init__(self, chunks: AsyncIterator[dict[str, str]], let_go: Callable[[], None], grace: float) -> None:
+    def __init__(self, chunks: AsyncIterator[bytes], let_go: Callable[[], None], grace: float) -> None:
         super().__init__(with_errors(chunks), shutdown_grace_period=grace)
         self._let_go = let_go
 

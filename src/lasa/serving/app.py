@@ -40,7 +40,7 @@ from lasa.serving.tickets import Ticket
 
 T = TypeVar("T")
 Whole = Callable[[Answering], Coroutine[Any, Any, BaseModel]]
-Chunks = Callable[[Answering, bool], AsyncIterator[dict[str, str]]]
+Chunks = Callable[[Answering, bool], AsyncIterator[bytes]]
 PROBE_SECONDS = 5.0
 ROLES: dict[str, Literal["system", "tool"]] = {"developer": "system", "function": "tool"}
 OPENAIS_MODERATION = ("omni-moderation-", "text-moderation-")

@@ -33,7 +33,7 @@ logger = logging.getLogger("lasa.serving")
 LONGEST_REST = 3.0
 """Passes over prompts rest for so many times as long as the last one took, or less where many wait and few write."""
 
-CHUNK_SECONDS = 0.001
+CHUNK_SECONDS = 0.0015
 MOST_CHUNK_SECONDS = 0.1
 """What a chunk of a stream may cost: with so many streams, one of them sends no sooner again, but for the last cap."""
 
