@@ -33,6 +33,11 @@ class Load:
     tokens: int = 0
     elapsed: float = 0.0
 
+    def add(self, other: "Load") -> None:
+        """Count another test as part of this one."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
 
 def run_clients(
     url: str, prompts: list[str], expected: list[str], max_tokens: int, streams: int, seconds: float

@@ -76,8 +76,12 @@ def test_a_port_in_use_is_said(command):
 
 
 @pytest.mark.parametrize(
-    "option", [("--max-queue", "256"), ("--timeout", "5"), ("--max-body", "2000"), ("--log-prompts",)]
-)
+    "option",
+    [
+        ("--max-queue", "256"), ("--timeout", "5"), ("--max-body", "2000"), ("--log-prompts",),
+        ("--max-in-flight", "2"), ("--max-per-minute", "60"),
+    ],
+)  # fmt: skip
 def test_an_option_that_vllm_does_not_have_is_refused(option, monkeypatch):
     served = []
 
@@ -93,6 +97,9 @@ def test_an_option_that_vllm_does_not_have_is_refused(option, monkeypatch):
     assert not served
     CliRunner().invoke(app, serve)
     assert served[0]["max_rows"] == 3
+    refused = CliRunner().invoke(app, [*serve, "--api-key", "one,two"])
+    assert "one API key" in str(refused.exception)
+    assert len(served) == 1
 
 
 def guard_of(model, interpreter, *, force=False):

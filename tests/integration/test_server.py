@@ -13,12 +13,14 @@ import pytest
 
 from guards import CONDITION, build_guard, conversations, lively_model
 from lasa.conditioning.decision import Policy
-from lasa.errors import GuardError
+from lasa.errors import GuardError, ModelError
 from lasa.guard.refusals import REFUSALS
 from lasa.models.generation import GenerationSettings
 from lasa.serving.app import ServerSettings, create_app
+from lasa.serving.scheduler import FAILED
 from servers import serving, slow_down
 
+SURE = {"role": "assistant", "content": "sure"}
 SHORT = {"model": "tiny", "max_tokens": 10}
 
 
@@ -244,6 +246,30 @@ def test_a_guard_that_breaks_gives_503_and_no_answer_until_it_reads_again(served
     assert post(served, **body(prompts[0])).status_code == 200
 
 
+@pytest.mark.parametrize("error", [GuardError, ModelError, RuntimeError])
+def test_what_the_error_was_is_for_the_log_and_not_for_the_caller(served, prompts, monkeypatch, caplog, error):
+    def broken(_):
+        raise error("something within")
+
+    monkeypatch.setattr(served.guard.interpreter, "probability", broken)
+    with caplog.at_level(logging.ERROR, "lasa.serving"):
+        for rest in ({}, {"stream": True}, {"lasa_turns": True}, {"messages": [*prompts[0].messages, SURE]}):
+            answer = post(served, **{**body(prompts[0]), **rest})
+            assert answer.status_code == 503
+            assert answer.json()["error"]["message"] == FAILED
+        assert "within" not in httpx.get(f"{served.url}/health").text
+    assert "something within" in caplog.text
+
+
+def test_an_error_of_the_server_itself_has_openais_shape_and_says_nothing(guard, prompts, monkeypatch):
+    monkeypatch.setattr("lasa.serving.app._rows", lambda *_: 1 / 0)
+    with serving(guard) as broken:
+        answer = post(broken, **body(prompts[0]))
+    assert answer.status_code == 500
+    assert answer.json()["error"]["type"] == "server_error"
+    assert "division" not in answer.text
+
+
 def test_a_guard_that_breaks_in_the_middle_ends_the_stream_with_an_error(served, client, prompts, monkeypatch):
     slow_down(monkeypatch, 0.02)
     stream = client.chat.completions.create(**{**body(prompts[0]), "max_tokens": 200}, stream=True)
@@ -360,6 +386,59 @@ def test_an_api_key_is_asked_for_where_there_is_one(guard, prompts):
         assert httpx.get(f"{locked.url}/v1/models", headers={"Authorization": "Bearer secret"}).status_code == 200
         with openai.OpenAI(base_url=f"{locked.url}/v1", api_key="secret") as client:
             assert client.chat.completions.create(**body(prompts[0])).choices
+
+
+def test_every_key_has_its_own_requests_a_minute(guard, prompts):
+    with serving(guard, api_key="one, two", max_per_minute=2) as limited:
+
+        def ask(key, path="chat/completions"):
+            headers = {"Authorization": f"Bearer {key}"}
+            return httpx.post(f"{limited.url}/v1/{path}", json=body(prompts[0]), headers=headers, timeout=30)
+
+        assert [ask("one").status_code for _ in range(2)] == [200, 200]
+        for path in ("chat/completions", "completions", "responses", "moderations"):
+            answer = ask("one", path)
+            assert answer.status_code == 429
+            assert 0 < int(answer.headers["retry-after"]) <= 60
+            error = answer.json()["error"]
+            assert (error["type"], error["code"], error["param"]) == ("rate_limit_error", "rate_limit_exceeded", None)
+            assert "2 requests a minute" in error["message"]
+        assert ask("two").status_code == 200
+        assert ask("three").status_code == 401
+        headers = {"Authorization": "Bearer one"}
+        assert {httpx.get(f"{limited.url}/v1/models", headers=headers).status_code for _ in range(4)} == {200}
+        with (
+            openai.OpenAI(base_url=f"{limited.url}/v1", api_key="one", max_retries=0) as client,
+            pytest.raises(openai.RateLimitError, match="try again in"),
+        ):
+            client.chat.completions.create(**body(prompts[0]))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_every_key_has_its_own_requests_at_the_same_time(guard, prompts, monkeypatch, stream):
+    slow_down(monkeypatch, 0.02)
+    with serving(guard, api_key="one,two", max_in_flight=1) as limited:
+
+        def ask(key, **rest):
+            headers = {"Authorization": f"Bearer {key}"}
+            asked = body(prompts[6], **rest)
+            return httpx.post(f"{limited.url}/v1/chat/completions", json=asked, headers=headers, timeout=30)
+
+        thread = threading.Thread(target=ask, args=("one",), kwargs={"max_tokens": 60, "stream": stream})
+        thread.start()
+        limited.wait_for(lambda: limited.scheduler.load == (1, 0))
+        answer = ask("one")
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+        assert "1 requests at the same time" in answer.json()["error"]["message"]
+        assert ask("two").status_code == 200
+        thread.join()
+        assert [ask("one").status_code, ask("one", max_tokens=0).status_code, ask("one").status_code] == [200, 400, 200]
+
+
+def test_without_keys_all_callers_have_one_limit(guard, prompts):
+    with serving(guard, max_per_minute=1) as limited:
+        assert post(limited, **body(prompts[0])).status_code == 200
+        assert post(limited, **body(prompts[0])).status_code == 429
 
 
 def test_a_full_queue_is_429_with_a_time_to_wait(guard, prompts, monkeypatch):

@@ -92,6 +92,7 @@ NOTHING_ASKED = {
         "stream": False, "stream_options": None, "temperature": 0, "top_k": 40, "top_p": 0.9, "min_p": 0,
         "frequency_penalty": 0.0, "presence_penalty": 0.0, "repetition_penalty": 1.0, "stop": [], "tools": None,
     },
+    "lm-eval, plain completions of a task with many ends": {"stop": [f"</{number}>" for number in range(9)]},
     "lm-eval": {"messages": [{**USER, "type": "text"}], "temperature": 0, "seed": 1234, "stop": ["</s>"]},
     "vllm's extras, off": {"chat_template_kwargs": {}, "guided_json": None, "structured_outputs": None, "top_k": -1},
 }  # fmt: skip
@@ -150,6 +151,13 @@ def test_a_flagged_request_for_a_format_is_refused_at_once(lively, tokenizer, pr
 
 def test_the_field_in_error_is_named(served):
     assert post(served, {**HELLO, "temperature": 7}).json()["error"]["param"] == "temperature"
+
+
+def test_curl_without_a_content_type_is_told_which_one(served):
+    where = f"{served.url}/v1/chat/completions"
+    answer = httpx.post(where, content=json.dumps(HELLO), headers={"Content-Type": "application/x-www-form-urlencoded"})
+    assert answer.status_code == 400
+    assert "Content-Type: application/json" in answer.json()["error"]["message"]
 
 
 def test_few_of_the_likeliest_tokens_are_drawn_from(served):

@@ -12,7 +12,7 @@ from lasa.serving.settings import ServerSettings
 Action = Literal["condition", "refuse", "log", "off"]
 Uncovered = Literal["as_scored", "refuse", "log", "answer"]
 Engine = Literal["lasa", "vllm"]
-LASA_ONLY = ("max_tokens", "max_queue", "timeout", "max_body", "log_prompts")
+LASA_ONLY = ("max_tokens", "max_queue", "timeout", "max_body", "log_prompts", "max_in_flight", "max_per_minute")
 """Options that vLLM's server does not have."""
 
 
@@ -33,7 +33,9 @@ def serve(
     force: bool = typer.Option(False, "--force", help="Serve a model that the interpreter was not trained on."),
     host: str = typer.Option("127.0.0.1", help="Address to bind; the default is reached from this machine only."),
     port: int = typer.Option(8000, min=0, max=65535, help="Port."),
-    api_key: str | None = typer.Option(None, envvar="LASA_API_KEY", help="Key that clients must give."),
+    api_key: str | None = typer.Option(
+        None, envvar="LASA_API_KEY", help="Key that clients must give; several are separated by commas."
+    ),
     harmful: Action = typer.Option("condition", help="Action for harmful conversations."),
     controversial: Action = typer.Option("condition", help="Action for the controversial band."),
     uncovered: Uncovered = typer.Option("as_scored", help="Action in languages that are certified not to be covered."),
@@ -65,6 +67,8 @@ def serve(
                     f"--{option.replace('_', '-')} has no effect in vLLM. Leave it out (vLLM's own options can be "
                     "given after --), or use --engine lasa."
                 )
+        if len(settings.keys) > 1:
+            raise GuardError("vLLM's server knows one API key. Give one, or use --engine lasa.")
         serve_with_vllm(
             found,
             policy,

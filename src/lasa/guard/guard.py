@@ -57,7 +57,7 @@ class Guard(GuardedModel):
         questions = [self.question(messages, language, prefill) for messages, language, prefill in asked]
         if not questions:
             return []
-        reading = BatchReading(self, questions)
+        reading = BatchReading(self, questions, self.prefill_scores(questions))
         rows: list[GuardedRow] = []
 
         def open_rows() -> list[GrowingAnswer]:
@@ -67,7 +67,7 @@ class Guard(GuardedModel):
             return [row.state for row in rows]
 
         def observe(layer: int, states: Tensor) -> None:
-            if reading.scores is None:
+            if not reading.scores:
                 reading.observe(layer, states)
             else:
                 self.reread(rows, states)

@@ -155,8 +155,8 @@ class GuardedModel:
 
     def prefill_scores(self, questions: Sequence[Question]) -> list[float | None]:
         """Scores of the conversations with the caller's prefill as part of the user's words; None without prefill."""
-        prefilled = [q for q in questions if q.prefill.strip()]
-        scores = iter(self._read([_with_prefill(q) for q in prefilled]) if prefilled else [])
+        prefilled = [with_prefill(q) for q in questions if q.prefill.strip()]
+        scores = iter(self._read(prefilled) if prefilled else [])
         return [next(scores) if q.prefill.strip() else None for q in questions]
 
     def language(self, messages: Sequence[Message]) -> str | None:
@@ -199,7 +199,8 @@ class GuardedModel:
         return scores
 
 
-def _with_prefill(question: Question) -> tuple[Message, ...]:
+def with_prefill(question: Question) -> tuple[Message, ...]:
+    """The conversation with the caller's prefill as part of the user's words."""
     messages = list(question.messages)
     last = max(index for index, message in enumerate(messages) if message["role"] == "user")
     messages[last] = {**messages[last], "content": f"{messages[last]['content']}\n{question.prefill}"}

@@ -9,43 +9,66 @@ from lasa.conditioning.decision import Decision
 from lasa.errors import GuardError
 from lasa.guard.model import GuardedModel, Question
 from lasa.models.hidden_states import pool_tokens, token_range
+from lasa.models.rendering import Rendered
 
 
-class BatchReading:
+class PromptScores:
+    """The scores of one batch of prompts, read from its prefill, in one piece or in several.
+
+    Args:
+        guard: The guard.
+        prompts: In the order of the batch, which is padded on the left.
+    """
+
+    def __init__(self, guard: GuardedModel, prompts: Sequence[Rendered]) -> None:
+        self.guard, self.scores = guard, list[float]()
+        self._width, self._seen = max(len(one.token_ids) for one in prompts), 0
+        ranges = [token_range(one, guard.interpreter.config.read_point.position) for one in prompts]
+        padding = [self._width - len(one.token_ids) for one in prompts]
+        self._first = min(start + pad for (start, _), pad in zip(ranges, padding, strict=True))
+        self._ranges = [
+            (s + pad - self._first, e + pad - self._first) for (s, e), pad in zip(ranges, padding, strict=True)
+        ]
+        self._states: list[Tensor] = []
+
+    def observe(self, layer: int, states: Tensor) -> None:
+        """Take in the hidden states of the next columns, `[rows, columns, H]`; with the last ones come the scores.
+
+        Raises:
+            GuardError: The states are not those of the whole batch.
+        """
+        rows, columns = states.shape[:2]
+        if rows != len(self._ranges) or self._seen + columns > self._width:
+            raise GuardError(
+                f"The prefill had {rows} rows and {self._seen + columns} columns instead of {len(self._ranges)} and "
+                f"{self._width}; the prompt cannot be read, so it is not answered."
+            )
+        read = states[:, max(0, self._first - self._seen) :]
+        self._seen += columns
+        if read.shape[1]:
+            self._states.append(read)
+        if self._seen == self._width:
+            whole = torch.cat(self._states, dim=1) if len(self._states) > 1 else self._states[0]
+            with torch.inference_mode():
+                self.scores = self.guard.interpreter.probability(pool_tokens(whole, self._ranges)).tolist()
+            self._states = []
+
+
+class BatchReading(PromptScores):
     """The decisions on one batch of questions, read from its prefill.
 
     Args:
         guard: The guard.
         questions: In the order of the batch, which is padded on the left.
+        prefill_scores: Of the questions with the caller's prefill; None for those without.
     """
 
-    def __init__(self, guard: GuardedModel, questions: Sequence[Question]) -> None:
-        self.guard, self.questions = guard, questions
-        self.scores: list[float] | None = None
-        self._prefill_scores = guard.prefill_scores(questions)
+    def __init__(
+        self, guard: GuardedModel, questions: Sequence[Question], prefill_scores: Sequence[float | None]
+    ) -> None:
+        super().__init__(guard, [q.rendered for q in questions])
+        self.questions, self._prefill_scores = questions, prefill_scores
         self._decisions: list[Decision] | None = None
-
-    def observe(self, layer: int, states: Tensor) -> None:
-        """Score the prompts on `[rows, width, H]` hidden states of their prefill.
-
-        Raises:
-            GuardError: The states are not those of the whole batch.
-        """
-        rendered = [q.rendered for q in self.questions]
-        width = max(len(one.token_ids) for one in rendered)
-        if states.shape[:2] != (len(rendered), width):
-            raise GuardError(
-                f"The prefill had the shape {tuple(states.shape[:2])} instead of {(len(rendered), width)}; "
-                "the prompt cannot be read, so it is not answered."
-            )
-        position = self.guard.interpreter.config.read_point.position
-        ranges = []
-        for one in rendered:
-            start, end = token_range(one, position)
-            padding = width - len(one.token_ids)
-            ranges.append((start + padding, end + padding))
-        with torch.inference_mode():
-            self.scores = self.guard.interpreter.probability(pool_tokens(states, ranges)).tolist()
 
     def decisions(self) -> list[Decision]:
         """One decision per question.
@@ -53,7 +76,7 @@ class BatchReading:
         Raises:
             GuardError: The prompts were not read.
         """
-        if self.scores is None:
+        if not self.scores:
             raise GuardError("The prompt was never read, so it is not answered. The model bypassed its own layers.")
         if self._decisions is None:
             self._decisions = [

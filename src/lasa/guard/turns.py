@@ -43,6 +43,18 @@ def reading_points(messages: Sequence[Message]) -> list[int]:
     ]
 
 
+def turns_to_score(messages: Sequence[Message]) -> list[int]:
+    """The reading points behind a user's message.
+
+    Raises:
+        DataError: There is none.
+    """
+    points = [place for place in reading_points(messages) if any(m["role"] == "user" for m in messages[: place + 1])]
+    if not points:
+        raise DataError("The conversation has no user message to read at.")
+    return points
+
+
 def score_turns(
     model: nn.Module,
     tokenizer: Any,
@@ -64,9 +76,7 @@ def score_turns(
     Raises:
         DataError: There is no user message, the chat template refuses the conversation, or it is too long.
     """
-    points = [place for place in reading_points(messages) if any(m["role"] == "user" for m in messages[: place + 1])]
-    if not points:
-        raise DataError("The conversation has no user message to read at.")
+    points = turns_to_score(messages)
     prompts = [Prompt(f"message {place}", "en", tuple(messages[: place + 1])) for place in points]
     point = interpreter.config.read_point
     states = read_hidden_states(model, tokenizer, prompts, [point.layer], point.position)[:, 0]

@@ -22,10 +22,13 @@ class GrowingText:
         self._window: list[int] = []
         self._given = 0  # tokens of the window whose text was given out
 
-    def add(self, token: int) -> str:
-        """The text that became certain with this token; often "" inside a character."""
+    def add(self, token: int) -> None:
+        """Take the next token."""
         self._window.append(token)
-        text = self._new_text()
+
+    def new(self) -> str:
+        """The text that became certain with the tokens since it was last asked for; often "" inside a character."""
+        text = self._new_text() if self._given < len(self._window) else ""
         if not text or text.endswith(REPLACEMENT):
             return ""
         self._window = self._window[self._given :]

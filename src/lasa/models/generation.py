@@ -71,7 +71,7 @@ class GrowingAnswer:
         forced: Token ids it begins with.
         inserted: Token ids to force right after the row's first occurrence of one of `insert_after`, own or forced.
         insert_after: Token id sequences.
-        keep_text: Keep `text` up to date without stop texts, for streaming.
+        keep_text: Keep `text` also without stop texts, for streaming.
         read_to_end: The row is over only once the model has taken in the last token of its answer.
     """
 
@@ -90,13 +90,20 @@ class GrowingAnswer:
     ) -> None:
         self.token_ids: list[int] = []
         self.finish_reason: FinishReason | None = "length" if limit < 1 else None
-        self.text = ""
+        self._text = ""
         self._tokenizer, self._ends, self._limit, self._stop = tokenizer, frozenset(ends), limit, tuple(stop)
         self._forced = deque(forced)
         self._inserted, self._insert_after = list(inserted), [list(one) for one in insert_after]
         self._taken: list[int] = []  # forced tokens and its own
         self._all_taken_in = limit < 1 or not read_to_end
         self._growing = GrowingText(tokenizer) if stop or keep_text else None
+
+    @property
+    def text(self) -> str:
+        """The answer so far as text, where it is kept: whole characters only, without stop text."""
+        if self._growing:
+            self._text += self._growing.new()
+        return self._text
 
     @property
     def over(self) -> bool:
@@ -137,8 +144,8 @@ class GrowingAnswer:
         if forced:
             return False
         if self._growing:
-            self.text += self._growing.add(token)
-            if cut_at_stop(self.text, self._stop) is not None:
+            self._growing.add(token)
+            if self._stop and cut_at_stop(self.text, self._stop) is not None:
                 self.finish("stop")
         if len(self.token_ids) >= self._limit:
             self.finish("length")
@@ -149,9 +156,9 @@ class GrowingAnswer:
         if self.finish_reason is None:
             self.finish_reason = reason
             if self._growing:
-                self.text += self._growing.rest()
-                cut = cut_at_stop(self.text, self._stop)
-                self.text = self.text if cut is None else cut
+                whole = self.text + self._growing.rest()
+                cut = cut_at_stop(whole, self._stop)
+                self._text = whole if cut is None else cut
 
     def generated(self) -> Generated:
         """The outcome."""

@@ -95,7 +95,7 @@ def observe_layers(model: nn.Module, layers: Sequence[int], observer: Callable[[
 
     The hooks are removed whatever happens in the body.
     """
-    blocks = decoder_blocks(model)
+    blocks = decoder_blocks(model) if layers else nn.ModuleList()  # a search through all modules
     handles = []
 
     def watch_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -123,7 +123,7 @@ def observe_layers(model: nn.Module, layers: Sequence[int], observer: Callable[[
 def forward_to_layers(
     model: nn.Module, layers: Sequence[int], observer: Callable[[int, Tensor], None], **inputs: Any
 ) -> None:
-    """One forward pass that ends as soon as the deepest of `layers` has been observed: no head, no KV cache.
+    """One forward pass that ends as soon as the deepest of `layers` has been observed: no head, no KV cache by default.
 
     Gradients flow unless the caller forbids them.
 
@@ -142,7 +142,7 @@ def forward_to_layers(
 
     with observe_layers(model, layers, observe):
         try:
-            model(**inputs, use_cache=False)
+            model(**{"use_cache": False, **inputs})
         except _DeepestLayerReached:
             return
     raise ModelError(

@@ -5,6 +5,7 @@ import json
 import math
 import secrets
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -32,6 +33,37 @@ def _score(decision: Decision) -> float | None:
     return decision.score if math.isfinite(decision.score) else None
 
 
+class Deliveries:
+    """Brings events out of the worker thread; the event loop is woken once for all that have come by then."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._come: deque[tuple[asyncio.Queue[Event], Event]] = deque()
+        self._called = False
+
+    def queue(self) -> tuple[asyncio.Queue[Event], Callable[[Event], None]]:
+        """A queue of the running loop, and what puts an event into it from any thread."""
+        self._loop = asyncio.get_running_loop()
+        queue = asyncio.Queue[Event]()
+        return queue, lambda event: self._put(queue, event)
+
+    def _put(self, queue: asyncio.Queue[Event], event: Event) -> None:
+        self._come.append((queue, event))
+        if self._called or self._loop is None:
+            return
+        self._called = True
+        try:
+            self._loop.call_soon_threadsafe(self._hand_over)
+        except RuntimeError:  # the loop is closed: nobody listens any more
+            self._called = False
+
+    def _hand_over(self) -> None:
+        self._called = False
+        while self._come:
+            queue, event = self._come.popleft()
+            queue.put_nowait(event)
+
+
 class Answering:
     """One request on its way to an answer.
 
@@ -54,6 +86,11 @@ class Answering:
         self.texts = [""] * len(ticket.rows)
         self.ended: dict[int, Ended] = {}
         self.logprobs: list[list[TokenLogprob]] = [[] for _ in ticket.rows]
+
+    @property
+    def over(self) -> bool:
+        """Whether all rows have ended."""
+        return len(self.ended) == len(self.ticket.rows)
 
     @property
     def usage(self) -> Usage:
@@ -91,7 +128,7 @@ class Answering:
 
     async def events(self) -> AsyncIterator[Event]:
         """What comes until all rows have ended."""
-        while len(self.ended) < len(self.ticket.rows):
+        while not self.over:
             yield await self.next()
 
     async def outcomes(self) -> list[GuardedAnswer]:
@@ -101,16 +138,25 @@ class Answering:
         return [one.outcome for _, one in sorted(self.ended.items())]
 
 
-async def with_errors(chunks: AsyncIterator[dict[str, str]]) -> AsyncIterator[dict[str, str]]:
+def sse(data: str, event: str = "") -> bytes:
+    """A server-sent event whose data is one line."""
+    return f"event: {event}\r\ndata: {data}\r\n\r\n".encode() if event else f"data: {data}\r\n\r\n".encode()
+
+
+DONE = sse("[DONE]")
+"""What ends a stream."""
+
+
+async def with_errors(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """A stream whose last event says what went wrong, where something did."""
     try:
         async for chunk in chunks:
             yield chunk
     except GuardError as error:
-        yield {"data": json.dumps({"error": {"message": str(error), "type": "guard_error", "code": "guard"}})}
+        yield sse(json.dumps({"error": {"message": str(error), "type": "guard_error", "code": "guard"}}))
     except TimeoutError:
         error_body = {"message": "The answer took too long.", "type": "server_error", "code": "timeout"}
-        yield {"data": json.dumps({"error": error_body})}
+        yield sse(json.dumps({"error": error_body}))
 
 
 class Streamed(EventSourceResponse):  # type: ignore[misc]
@@ -122,7 +168,7 @@ class Streamed(EventSourceResponse):  # type: ignore[misc]
         grace: Seconds it may go on when the server stops.
     """
 
-    def __init__(self, chunks: AsyncIterator[dict[str, str]], let_go: Callable[[], None], grace: float) -> None:
+    def __init__(self, chunks: AsyncIterator[bytes], let_go: Callable[[], None], grace: float) -> None:
         super().__init__(with_errors(chunks), shutdown_grace_period=grace)
         self._let_go = let_go
 

@@ -24,7 +24,7 @@ from lasa.guard.guard import Guard
 from lasa.guard.turns import reading_points
 from lasa.models.generation import GenerationSettings
 from lasa.models.template_options import same_prompt
-from lasa.serving.answers import Answering, Streamed, record
+from lasa.serving.answers import Answering, Deliveries, Streamed, record
 from lasa.serving.batch import ServedAnswer
 from lasa.serving.chat import chat_chunks, chat_response
 from lasa.serving.completions import CompletionRequest, CompletionResponse, completion_chunks, completion_response
@@ -36,11 +36,11 @@ from lasa.serving.responses import ResponsesRequest, ResponsesResponse, response
 from lasa.serving.scheduler import QueueFullError, Scheduler
 from lasa.serving.schema import ChatResponse, Health, ModelCard, ModelList, ModerationResponse, ModerationResult
 from lasa.serving.settings import ServerSettings
-from lasa.serving.tickets import Event, Ticket
+from lasa.serving.tickets import Ticket
 
 T = TypeVar("T")
 Whole = Callable[[Answering], Coroutine[Any, Any, BaseModel]]
-Chunks = Callable[[Answering, bool], AsyncIterator[dict[str, str]]]
+Chunks = Callable[[Answering, bool], AsyncIterator[bytes]]
 PROBE_SECONDS = 5.0
 ROLES: dict[str, Literal["system", "tool"]] = {"developer": "system", "function": "tool"}
 OPENAIS_MODERATION = ("omni-moderation-", "text-moderation-")
@@ -74,9 +74,9 @@ def create_app(guard: Guard, settings: ServerSettings | None = None) -> FastAPI:
         await run_in_threadpool(scheduler.close, settings.shutdown_timeout)
 
     app = FastAPI(title="lasa", version=version("lasa"), lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.scheduler = scheduler
+    app.state.scheduler, app.state.deliveries = scheduler, Deliveries()
     install_error_handlers(app)
-    app.add_middleware(Gate, metrics=metrics, api_key=settings.api_key, max_body=settings.max_body)
+    app.add_middleware(Gate, metrics=metrics, settings=settings)
 
     stream_type: dict[int | str, dict[str, Any]] = {
         200: {"content": {"text/event-stream": {}}, "description": "The answer, or a stream of chunks."}
@@ -93,7 +93,14 @@ def create_app(guard: Guard, settings: ServerSettings | None = None) -> FastAPI:
         facts: dict[str, Any] = request.scope["lasa_facts"]
         if settings.log_prompts:
             facts["messages"] = [{"role": m.role, "content": m.text} for chat in chats for m in chat.messages]
-        answering = _open(rows, guard, settings, explain=body.lasa or body.lasa_turns, by_turn=body.lasa_turns)
+        answering = _open(
+            rows,
+            request,
+            settings,
+            explain=body.lasa or body.lasa_turns,
+            by_turn=body.lasa_turns,
+            streamed=bool(body.stream),
+        )
         scheduler.submit(answering.ticket)
 
         def let_go() -> None:
@@ -146,7 +153,7 @@ def create_app(guard: Guard, settings: ServerSettings | None = None) -> FastAPI:
                 ServedAnswer(guard.question(({"role": "user", "content": t},)), GenerationSettings(0)) for t in texts
             ]
         )
-        answering = _open(rows, guard, settings, explain=True)
+        answering = _open(rows, request, settings, explain=True)
         scheduler.submit(answering.ticket)
         try:
             outcomes = await _while_connected(request, answering.outcomes())
@@ -180,10 +187,10 @@ def create_app(guard: Guard, settings: ServerSettings | None = None) -> FastAPI:
         return card
 
     @app.get("/health", response_model=Health, responses={503: {"model": Health, "description": "It cannot answer."}})
-    async def health() -> JSONResponse:
+    async def health(request: Request) -> JSONResponse:
         """Whether the guard answers; after a failure it is tried out again, and the answer is 503 while that fails."""
         if scheduler.failure and not scheduler.closed:
-            await _probe(guard, scheduler, settings)
+            await _probe(request, settings)
         running, waiting = scheduler.load
         found = Health(status="ok", running=running, waiting=waiting)
         if scheduler.closed or scheduler.failure:
@@ -210,10 +217,11 @@ def create_app(guard: Guard, settings: ServerSettings | None = None) -> FastAPI:
     return app
 
 
-async def _probe(guard: Guard, scheduler: Scheduler, settings: ServerSettings) -> None:
+async def _probe(request: Request, settings: ServerSettings) -> None:
     """Let the guard read something, so that a server to which nobody sends requests any more sees that it can."""
-    row = ServedAnswer(guard.question(({"role": "user", "content": "hello"},)), GenerationSettings(0))
-    answering = _open([row], guard, settings.model_copy(update={"timeout": PROBE_SECONDS}), explain=False)
+    scheduler: Scheduler = request.app.state.scheduler
+    row = ServedAnswer(scheduler.guard.question(({"role": "user", "content": "hello"},)), GenerationSettings(0))
+    answering = _open([row], request, settings.model_copy(update={"timeout": PROBE_SECONDS}), explain=False)
     with contextlib.suppress(GuardError, QueueFullError, TimeoutError):
         scheduler.submit(answering.ticket)
         await answering.outcomes()
@@ -257,17 +265,18 @@ def _rows(guard: Guard, body: ChatRequest, settings: ServerSettings) -> list[Ser
 
 
 def _open(
-    rows: list[ServedAnswer], guard: Guard, settings: ServerSettings, *, explain: bool, by_turn: bool = False
+    rows: list[ServedAnswer],
+    request: Request,
+    settings: ServerSettings,
+    *,
+    explain: bool,
+    by_turn: bool = False,
+    streamed: bool = False,
 ) -> Answering:
     """A request whose events come out of the worker thread into this event loop."""
-    loop, queue = asyncio.get_running_loop(), asyncio.Queue[Event]()
-
-    def deliver(event: Event) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-            loop.call_soon_threadsafe(queue.put_nowait, event)
-
-    deadline = time.monotonic() + settings.timeout
-    return Answering(Ticket(rows, deliver, deadline, by_turn), queue, guard.tokenizer, settings.model_name, explain)
+    queue, deliver = request.app.state.deliveries.queue()
+    ticket = Ticket(rows, deliver, time.monotonic() + settings.timeout, by_turn, streamed)
+    return Answering(ticket, queue, request.app.state.scheduler.guard.tokenizer, settings.model_name, explain)
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

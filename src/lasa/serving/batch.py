@@ -2,34 +2,36 @@
 
 Each step feeds one token of every row through the model. New rows are prefilled on their own (and read there, as in
 `lasa.guard`); what they must begin with, the condition above all, follows in one more pass over those rows. Then their
-KV cache is laid beside that of the running rows, padded on the left; a row that ends is cut out. A row's tokens do not
-depend on its neighbours, beyond rounding. What this is not: paged attention, prefill in pieces (a long prompt delays
-one step of everybody), or a static cache. All layers keep their whole past, also those with a sliding window, so any
-model whose cache is transformers' `DynamicCache` of keys and values can be served.
+keys and values are put beside those of the running rows (`lasa.serving.cache`). A row's tokens do not depend on its
+neighbours, beyond rounding. What this is not: paged attention. All layers keep their whole past, also those with a
+sliding window, so any model whose cache is transformers' `DynamicCache` of keys and values can be served.
 """
 
 import inspect
-from collections.abc import Sequence
-from copy import copy
-from dataclasses import dataclass
+import random
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import DynamicCache
 
 from lasa.errors import GuardError
 from lasa.guard.guard import Guard
-from lasa.guard.model import Question
-from lasa.guard.reading import BatchReading
+from lasa.guard.model import Question, with_prefill
+from lasa.guard.reading import BatchReading, PromptScores
 from lasa.guard.row import GuardedAnswer, GuardedRow
 from lasa.models.activated import acting_in_rows
 from lasa.models.detokenization import safe_length
 from lasa.models.generation import GenerationSettings, left_pad
-from lasa.models.layers import has_recurrent_state, input_device, observe_layers
+from lasa.models.layers import forward_to_layers, has_recurrent_state, input_device, observe_layers
+from lasa.models.rendering import Rendered, render
+from lasa.serving.cache import RowsCache, rows_of
+from lasa.serving.sampling import Alternatives, alternatives, next_tokens
 
-COLDEST = 1e-6
-"""Below this temperature logits would overflow; at it, the likeliest token is drawn."""
+PASS_TOKENS = 2048
+"""Tokens of prompts that are read in one pass, so that nobody who writes waits for longer."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +66,14 @@ class ServedAnswer:
         self.logprobs: list[TokenLogprob] = []
         self.newest = 0
         self._cleared = 0
-        self._generator = torch.Generator()
+        self._random = random.Random()
+        self._number: float | None = None
 
     def begin(self, guarded: GuardedRow) -> None:
         """Start the answer, anew where a beginning failed."""
-        self.guarded, self.logprobs, self._cleared = guarded, [], 0
-        if self.settings.seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(self.settings.seed)
+        self.guarded, self.logprobs, self._cleared, self._number = guarded, [], 0, None
+        seed = self.settings.seed
+        self._random.seed(None if seed is None else str(seed))  # of an integer it would take the absolute value
 
     @property
     def tokens(self) -> int:
@@ -113,37 +114,32 @@ class ServedAnswer:
         """The answer and why."""
         return self.running.outcome()
 
-    def choose(self, logits: Tensor, greedy: int) -> None:
-        """Take the next token: the forced one, the likeliest, or one drawn.
-
-        Args:
-            logits: `[V]`.
-            greedy: Their argmax.
-        """
+    @property
+    def draws(self) -> GenerationSettings:
+        """How its next token is drawn; the likeliest is taken where that does not matter."""
         state = self.running.state
-        if state.finish_reason:  # the pass was over its last token, for that to be read
-            state.accept(self.newest)
-            return
-        forced = state.next_forced
-        self.newest = forced if forced is not None else self._draw(logits) if self.settings.temperature > 0 else greedy
-        if state.accept(self.newest) and self.top_logprobs is not None:
-            logprobs = logits.float().log_softmax(-1)
-            best = logprobs.topk(min(self.top_logprobs, len(logprobs)))
-            top = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-            self.logprobs.append(TokenLogprob(self.newest, float(logprobs[self.newest]), top, len(state.text)))
+        fixed = state.finish_reason is not None or state.next_forced is not None
+        return replace(self.settings, temperature=0.0) if fixed else self.settings
+
+    @property
+    def number(self) -> float:
+        """The random number of its next token, in `[0, 1)`, the same until that is taken."""
+        if self._number is None:
+            self._number = self._random.getrandbits(24) / 2**24 if self.draws.temperature > 0 else 0.0
+        return self._number
+
+    def take(self, token: int, found: Alternatives | None) -> None:
+        """Go on with the forced token, or with the one that was drawn."""
+        state, self._number = self.running.state, None
+        if not state.finish_reason:  # else the pass was over its last token, for that to be read
+            forced = state.next_forced
+            self.newest = token if forced is None else forced
+        if state.accept(self.newest) and found is not None:
+            self.logprobs.append(TokenLogprob(self.newest, *found, len(state.text)))
 
     def clear(self) -> None:
         """All that is written so far has been read."""
         self._cleared = len(self.running.state.text)
-
-    def _draw(self, logits: Tensor) -> int:
-        scores = logits.float().cpu()[None]
-        scores = TemperatureLogitsWarper(max(self.settings.temperature, COLDEST))(None, scores)
-        if self.settings.top_k:
-            scores = TopKLogitsWarper(min(self.settings.top_k, scores.shape[-1]))(None, scores)
-        if self.settings.top_p < 1:
-            scores = TopPLogitsWarper(self.settings.top_p)(None, scores)
-        return int(torch.multinomial(scores.softmax(-1)[0], 1, generator=self._generator))
 
 
 class RunningBatch:
@@ -160,20 +156,32 @@ class RunningBatch:
         if has_recurrent_state(guard.model):
             raise GuardError("Its layers keep a recurrent state, and only keys and values can be batched row by row.")
         self.guard, self.rows = guard, list[ServedAnswer]()
-        self._cache = DynamicCache()
-        self._mask = torch.zeros(0, 0, dtype=torch.long)
+        self._cache = RowsCache()
         self._device = input_device(guard.model)
+        self._mask = torch.zeros(0, 0, dtype=torch.long, device=self._device)
         model: Any = guard.model
         forward = getattr(model, "get_base_model", lambda: model)().forward
         known = inspect.signature(forward).parameters
         self._last_logits = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
         self._cache_argument = "cache" if "cache" in known else "past_key_values"  # renamed in transformers 5.24
 
-    @torch.inference_mode()
     def join(self, rows: Sequence[ServedAnswer]) -> None:
+        """Let new rows join at once; see `joining`."""
+        for _ in self.joining(rows):
+            pass
+
+    @torch.inference_mode()
+    def joining(self, rows: Sequence[ServedAnswer], tokens: int = PASS_TOKENS) -> Iterator[None]:
         """Read new rows in one prefill, decide on each, and let those that have something to say join.
 
         Rows with the same question are read once.
+
+        Args:
+            rows: They join together.
+            tokens: Of one pass over their prompts, padding counted.
+
+        Yields:
+            Before every such pass; the others may go on meanwhile.
 
         Raises:
             GuardError: They could not be read; the batch is as before.
@@ -183,11 +191,17 @@ class RunningBatch:
         guard = self.guard
         questions = list({id(row.question): row.question for row in rows}.values())
         places = [next(i for i, one in enumerate(questions) if one is row.question) for row in rows]
-        reading = BatchReading(guard, questions)
+        prefill_scores: list[float | None] = []
+        for one in questions:
+            prefilled = render(guard.tokenizer, with_prefill(one)) if one.prefill.strip() else None
+            prefill_scores.append((yield from self.reading(prefilled, tokens)) if prefilled else None)
+        reading = BatchReading(guard, questions, prefill_scores)
         ids, mask = left_pad([one.rendered.token_ids for one in questions], guard.ends[0])
         mask, cache = mask.to(self._device), DynamicCache()
-        with observe_layers(guard.model, [guard.layer], reading.observe):
-            logits = self._forward(ids.to(self._device), mask, cache)
+        for columns, seen in _pieces(ids.to(self._device), mask, tokens):
+            yield
+            with observe_layers(guard.model, [guard.layer], reading.observe):
+                logits = self._forward(columns, seen, cache)
         decisions = reading.decisions()
         for row, place in zip(rows, places, strict=True):
             row.begin(GuardedRow(guard, row.question, decisions[place], row.settings, keep_text=True))
@@ -201,19 +215,27 @@ class RunningBatch:
             alike = [index for index, one in enumerate(forced) if len(one) == length]
             beginnings = [(rows[index], forced[index]) for index in alike]
             begun.append(
-                self._begin(beginnings, logits[alike], mask[alike], _rows_of(cache, [places[i] for i in alike]))
+                self._begin(beginnings, logits[alike], mask[alike], rows_of(cache, [places[i] for i in alike]))
             )
-        before = len(self.rows), self._mask.shape[1]
-        try:
-            self._merge_all(begun)
-        except BaseException:
-            self._cut_back(*before)
-            raise
+        self._merge(begun)
 
-    def _merge_all(self, begun: Sequence[tuple[list[ServedAnswer], Tensor, DynamicCache]]) -> None:
-        for some, their_mask, their_cache in begun:
-            if some:
-                self._merge(some, their_mask, their_cache)
+    @torch.inference_mode()
+    def reading(self, prompt: Rendered, tokens: int = PASS_TOKENS) -> Generator[None, None, float]:
+        """The score of a prompt that is read alone, in passes of so many tokens at most.
+
+        Yields:
+            Before every pass.
+
+        Raises:
+            GuardError: It could not be read.
+        """
+        read, cache = PromptScores(self.guard, [prompt]), DynamicCache()
+        ids = torch.tensor([prompt.token_ids], device=self._device)
+        for columns, seen in _pieces(ids, torch.ones_like(ids), tokens):
+            yield
+            forward_to_layers(self.guard.model, [self.guard.layer], read.observe, **self._inputs(columns, seen, cache))
+        (score,) = read.scores
+        return score
 
     @torch.inference_mode()
     def step(self) -> list[ServedAnswer]:
@@ -224,50 +246,43 @@ class RunningBatch:
         due = [row for row in self.rows if row.running.due]
         reread = [self.guard.layer] if any(row.watched for row in running) else []
         ids = torch.tensor([[row.newest] for row in self.rows], device=self._device)
-        width = self._mask.shape[1]
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(self.rows), 1)], dim=1)
+        mask = torch.cat([self._mask, self._mask.new_ones(len(self.rows), 1)], dim=1)
         try:
             with (
                 observe_layers(self.guard.model, reread, lambda _, states: self.guard.reread(running, states)),
                 acting_in_rows(self.guard.model, [row.conditioned for row in running]),
             ):
-                logits = self._forward(ids, self._mask, self._cache)
+                logits = self._forward(ids, mask, self._cache)
+            drawn = _drawn(self.rows, logits)
         except BaseException:
-            self._mask = self._mask[:, :width]
-            for layer in self._cache.layers:
-                layer.keys, layer.values = layer.keys[:, :, :width], layer.values[:, :, :width]
+            self._cache.take_back(self._mask.shape[1])
             raise
+        self._mask = mask
         for row in due:
             if not row.running.stopped:
                 row.clear()
-        self._choose(self.rows, logits)
+        _take(self.rows, drawn)
         ended = [row for row in self.rows if row.ended]
         self.drop(ended)
         return ended
 
+    @torch.inference_mode()
     def drop(self, rows: Sequence[ServedAnswer]) -> None:
-        """Cut rows out; what they held is freed."""
-        kept = [index for index, row in enumerate(self.rows) if row not in rows]
-        if len(kept) == len(self.rows):
+        """Cut rows out; the last ones take their places, and what they held is freed."""
+        going = [row in rows for row in self.rows]
+        left = going.count(False)
+        free = [place for place in range(left) if going[place]]
+        moves = list(zip([place for place in range(left, len(going)) if not going[place]], free, strict=True))
+        if left == len(self.rows):
             return
-        self.rows = [self.rows[index] for index in kept]
-        if not self.rows:
-            self._cache, self._mask = DynamicCache(), self._mask[:0, :0]
-            return
-        self._mask = self._mask[kept]
-        unused = int(self._mask.argmax(dim=1).min())  # columns that only rows now gone had used
+        order = list(range(left))
+        for source, target in moves:
+            order[target] = source
+        self.rows = [self.rows[place] for place in order]
+        self._mask = self._mask[order]
+        unused = int(self._mask.argmax(dim=1).min()) if left else self._mask.shape[1]  # columns of rows now gone
         self._mask = self._mask[:, unused:]
-        for layer in self._cache.layers:  # one after the other, so that memory holds one layer twice at most
-            layer.keys, layer.values = (states[kept, :, unused:] for states in (layer.keys, layer.values))
-
-    def _cut_back(self, count: int, width: int) -> None:
-        """The first rows and last columns alone, as they were before others were laid beside them."""
-        self.rows, self._mask = self.rows[:count], self._mask[:count, self._mask.shape[1] - width :]
-        if not count:
-            self._cache = DynamicCache()
-            return
-        for layer in self._cache.layers:
-            layer.keys, layer.values = (one[:count, :, one.shape[-2] - width :] for one in (layer.keys, layer.values))
+        self._cache.keep(moves, left, self._mask.shape[1])
 
     def _begin(
         self, beginnings: Sequence[tuple[ServedAnswer, list[int]]], logits: Tensor, mask: Tensor, cache: DynamicCache
@@ -278,52 +293,43 @@ class RunningBatch:
             mask = torch.cat([mask, mask.new_ones(len(rows), len(forced[0]))], dim=1)
             with acting_in_rows(self.guard.model, [row.running.conditioned for row in rows]):
                 logits = self._forward(torch.tensor(forced, device=self._device), mask, cache)
-        self._choose(rows, logits)
+        _take(rows, _drawn(rows, logits))
         kept = [index for index, row in enumerate(rows) if not row.ended]
-        return [rows[index] for index in kept], mask[kept], _rows_of(cache, kept)
+        return [rows[index] for index in kept], mask[kept], rows_of(cache, kept)
 
     def _forward(self, ids: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
         """Logits after the newest column, `[rows, V]`."""
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        output = self.guard.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=True,
-            **{self._cache_argument: cache},
-            **self._last_logits,
-        )
+        output = self.guard.model(**self._inputs(ids, mask, cache), **self._last_logits)
         logits: Tensor = output.logits[:, -1]
         return logits
 
-    def _choose(self, rows: Sequence[ServedAnswer], logits: Tensor) -> None:
-        for row, values, greedy in zip(rows, logits, logits.argmax(-1).tolist(), strict=True):
-            if not row.ended:
-                row.choose(values, greedy)
-                row.running.settle()
+    def _inputs(self, ids: Tensor, mask: Tensor, cache: DynamicCache) -> dict[str, Any]:
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        given = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "use_cache": True}
+        return {**given, self._cache_argument: cache}
 
-    def _merge(self, rows: Sequence[ServedAnswer], mask: Tensor, cache: DynamicCache) -> None:
-        if not self.rows:
-            self.rows, self._mask, self._cache = list(rows), mask, cache
-            return
-        width = max(mask.shape[1], self._mask.shape[1])
-        for old, new in zip(self._cache.layers, cache.layers, strict=True):
-            old.keys = torch.cat([_pad(old.keys, width), _pad(new.keys, width)])
-            old.values = torch.cat([_pad(old.values, width), _pad(new.values, width)])
-        self._mask = torch.cat([torch.nn.functional.pad(one, (width - one.shape[1], 0)) for one in (self._mask, mask)])
-        self.rows = [*self.rows, *rows]
+    def _merge(self, begun: Sequence[tuple[list[ServedAnswer], Tensor, DynamicCache]]) -> None:
+        masks = [self._mask, *(mask for rows, mask, _ in begun if rows)]
+        width = max(mask.shape[1] for mask in masks)
+        together = torch.cat([torch.nn.functional.pad(mask, (width - mask.shape[1], 0)) for mask in masks])
+        self._cache.join([cache for rows, _, cache in begun if rows])
+        self._mask, self.rows = together, [*self.rows, *(row for rows, _, _ in begun for row in rows)]
 
 
-def _pad(states: Tensor, width: int) -> Tensor:
-    """Keys or values `[rows, heads, time, D]`, padded on the left to a width."""
-    return torch.nn.functional.pad(states, (0, 0, width - states.shape[-2], 0))
+def _pieces(ids: Tensor, mask: Tensor, tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The columns of prompts `[rows, width]` in passes of so many tokens, and the mask up to the end of each."""
+    columns = max(1, tokens // len(ids))
+    for start in range(0, ids.shape[1], columns):
+        yield ids[:, start : start + columns], mask[:, : start + columns]
 
 
-def _rows_of(cache: DynamicCache, rows: Sequence[int]) -> DynamicCache:
-    """A cache of some of the rows; a row may come more than once."""
-    part = DynamicCache()
-    for layer in cache.layers:
-        chosen = copy(layer)
-        chosen.keys, chosen.values = (states[list(rows)] for states in (layer.keys, layer.values))
-        part.layers.append(chosen)
-    return part
+def _drawn(rows: Sequence[ServedAnswer], logits: Tensor) -> list[tuple[int, Alternatives | None]]:
+    tokens = next_tokens(logits, [row.draws for row in rows], [row.number for row in rows])
+    return list(zip(tokens, alternatives(logits, tokens, [row.top_logprobs for row in rows]), strict=True))
+
+
+def _take(rows: Sequence[ServedAnswer], drawn: Sequence[tuple[int, Alternatives | None]]) -> None:
+    for row, one in zip(rows, drawn, strict=True):
+        if not row.ended:
+            row.take(*one)
+            row.running.settle()

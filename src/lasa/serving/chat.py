@@ -6,7 +6,7 @@ from typing import Any
 
 from lasa.conditioning.decision import Decision
 from lasa.models.detokenization import REPLACEMENT
-from lasa.serving.answers import Answering, record
+from lasa.serving.answers import DONE, Answering, record, sse
 from lasa.serving.batch import TokenLogprob
 from lasa.serving.schema import AssistantMessage, ChatResponse, Choice, ContentLogprob, Logprobs, TopLogprob
 from lasa.serving.tickets import Ended, Written
@@ -34,8 +34,11 @@ async def chat_response(answering: Answering) -> ChatResponse:
     )
 
 
-async def chat_chunks(answering: Answering, include_usage: bool) -> AsyncIterator[dict[str, str]]:
-    """The answer as server-sent events, the first of which is not sent before the prompt was read."""
+async def chat_chunks(answering: Answering, include_usage: bool) -> AsyncIterator[bytes]:
+    """The answer as server-sent events, the first of which is not sent before the prompt was read.
+
+    What is there at the same time goes out in one piece.
+    """
     head = {
         "id": f"chatcmpl-{answering.id}",
         "object": "chat.completion.chunk",
@@ -43,8 +46,8 @@ async def chat_chunks(answering: Answering, include_usage: bool) -> AsyncIterato
         "model": answering.model,
     }
 
-    def event(body: dict[str, Any]) -> dict[str, str]:
-        return {"data": json.dumps({**head, **body}, ensure_ascii=False)}
+    def event(body: dict[str, Any]) -> bytes:
+        return sse(json.dumps({**head, **body}, ensure_ascii=False))
 
     def chunk(
         index: int,
@@ -54,7 +57,7 @@ async def chat_chunks(answering: Answering, include_usage: bool) -> AsyncIterato
         reason: str | None = None,
         explained: bool = False,
         stopped: Decision | None = None,
-    ) -> dict[str, str]:
+    ) -> bytes:
         shown = _shown(answering, index, logprobs) if logprobs else None
         choice: dict[str, Any] = {
             "index": index,
@@ -67,17 +70,23 @@ async def chat_chunks(answering: Answering, include_usage: bool) -> AsyncIterato
         explanation = answering.explanation if explained else None
         return event({"choices": [choice], **({"lasa": explanation.model_dump()} if explanation else {})})
 
-    for index in range(len(answering.texts)):
-        yield chunk(index, {"role": "assistant", "content": ""}, explained=True)
+    begun = range(len(answering.texts))
+    yield b"".join(chunk(index, {"role": "assistant", "content": ""}, explained=True) for index in begun)
+    last = b""
     async for one in answering.events():
+        piece = b""
         if isinstance(one, Written | Ended) and (one.text or one.logprobs):
-            yield chunk(one.row, {"content": one.text}, logprobs=one.logprobs)
+            piece += chunk(one.row, {"content": one.text}, logprobs=one.logprobs)
         if isinstance(one, Ended):
             reason = one.outcome.answer.finish_reason
-            yield chunk(one.row, {}, reason=reason, explained=True, stopped=one.outcome.stopped)
+            piece += chunk(one.row, {}, reason=reason, explained=True, stopped=one.outcome.stopped)
+        if answering.over:
+            last = piece
+        elif piece:
+            yield piece
     if include_usage:
-        yield event({"choices": [], "usage": answering.usage.model_dump()})
-    yield {"data": "[DONE]"}
+        last += event({"choices": [], "usage": answering.usage.model_dump()})
+    yield last + DONE
 
 
 def _shown(answering: Answering, row: int, logprobs: list[TokenLogprob]) -> Logprobs | None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from lasa.serving.answers import Answering
+from lasa.serving.answers import DONE, Answering, sse
 from lasa.serving.requests import MAX_PROMPTS, ChatMessage, ChatRequest, Drawn, Text
 from lasa.serving.schema import DecisionRecord, Usage
 from lasa.serving.tickets import Ended, Written
@@ -65,12 +65,12 @@ async def completion_response(answering: Answering) -> CompletionResponse:
     return _made(answering, choices, usage=answering.usage, lasa=answering.explanation)
 
 
-async def completion_chunks(answering: Answering, include_usage: bool) -> AsyncIterator[dict[str, str]]:
+async def completion_chunks(answering: Answering, include_usage: bool) -> AsyncIterator[bytes]:
     """The answers as server-sent events."""
 
-    def event(choices: list[CompletionChoice], **rest: Any) -> dict[str, str]:
+    def event(choices: list[CompletionChoice], **rest: Any) -> bytes:
         chunk = _made(answering, choices, **rest).model_dump(exclude_none=not choices)
-        return {"data": json.dumps(chunk, ensure_ascii=False)}
+        return sse(json.dumps(chunk, ensure_ascii=False))
 
     async for one in answering.events():
         if isinstance(one, Written | Ended) and one.text:
@@ -81,7 +81,7 @@ async def completion_chunks(answering: Answering, include_usage: bool) -> AsyncI
             yield event([choice], lasa=answering.explanation)
     if include_usage:
         yield event([], usage=answering.usage)
-    yield {"data": "[DONE]"}
+    yield DONE
 
 
 def _made(answering: Answering, choices: list[CompletionChoice], **rest: Any) -> CompletionResponse:

@@ -26,7 +26,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     404: {"model": ErrorResponse, "description": "There is no such model."},
     408: {"model": ErrorResponse, "description": "The request did not arrive in time."},
     413: {"model": ErrorResponse, "description": "The request is too large."},
-    429: {"model": ErrorResponse, "description": "The queue is full; see Retry-After."},
+    429: {"model": ErrorResponse, "description": "The queue is full, or an API key has its limit; see Retry-After."},
+    500: {"model": ErrorResponse, "description": "An error of the server; its log says which."},
     503: {"model": ErrorResponse, "description": "The guard cannot run, so nothing is answered."},
     504: {"model": ErrorResponse, "description": "The answer took too long."},
 }
@@ -62,6 +63,10 @@ def install_error_handlers(app: FastAPI) -> None:
     async def guard_error(_: Request, error: GuardError) -> Response:
         return error_response(503, str(error), "guard")
 
+    @app.exception_handler(Exception)  # it is logged, and the caller is told nothing of it
+    async def any_error(_: Request, error: Exception) -> Response:
+        return error_response(500, "The server made an error; its log says which.")
+
     @app.exception_handler(TimeoutError)
     async def too_long(_: Request, error: TimeoutError) -> Response:
         return error_response(504, "The answer took too long.", "timeout")
@@ -75,7 +80,13 @@ def install_error_handlers(app: FastAPI) -> None:
         return error_response(error.status_code, str(error.detail), headers=dict(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)
-    async def wrong_request(_: Request, error: RequestValidationError) -> Response:
+    async def wrong_request(request: Request, error: RequestValidationError) -> Response:
+        kind = request.headers.get("content-type", "")
+        if "json" not in kind:
+            message = (
+                f"The body must be JSON, and be called so: send Content-Type: application/json, not {kind[:80]!r}."
+            )
+            return error_response(400, message)
         found = [(".".join(str(part) for part in one["loc"] if part != "body"), one) for one in error.errors()[:3]]
         message = "; ".join(f"{where or 'request'}: {_in_words(one)}" for where, one in found)
         return error_response(400, message, param=found[0][0] or None)

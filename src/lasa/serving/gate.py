@@ -1,4 +1,4 @@
-"""What stands before the routes: the API key, the size of requests, one log line and one count per request."""
+"""What stands before the routes: API keys and their limits, the size of requests, a log line and a count for each."""
 
 import asyncio
 import hmac
@@ -11,7 +11,9 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lasa.serving.failures import error_response
+from lasa.serving.limits import KeyLimits
 from lasa.serving.metrics import Metrics
+from lasa.serving.settings import ServerSettings
 
 logger = logging.getLogger("lasa.serving")
 
@@ -25,13 +27,14 @@ class Gate:
     Args:
         app: The application.
         metrics: Where requests are counted.
-        api_key: Key that callers must give as a bearer token, or None. Page and health need none.
-        max_body: Bytes of the largest request body.
+        settings: With the keys one of which callers must give as a bearer token (page and health need none), their
+            limits, and the bytes of the largest request body. Without keys all callers have one limit together.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, api_key: str | None, max_body: int) -> None:
-        self.app, self.metrics, self.max_body = app, metrics, max_body
-        self.expected = f"Bearer {api_key}".encode() if api_key else None
+    def __init__(self, app: ASGIApp, metrics: Metrics, settings: ServerSettings) -> None:
+        self.app, self.metrics, self.max_body = app, metrics, settings.max_body
+        self.keys = settings.keys
+        self.limits = KeyLimits(settings.max_in_flight, settings.max_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
@@ -48,25 +51,48 @@ class Gate:
                 status = message["status"]
             await send(message)
 
+        key = self._key_of(scope)
+        counted = False
         try:
-            answer, body = await self._examine(scope, receive)
+            answer, body = self._refusal(scope, key), b""
+            counted = answer is None and scope["method"] == "POST"
+            if answer is None:
+                answer, body = await self._read(scope, receive)
             if answer is not None:
                 await answer(scope, receive, noting)
             else:
                 await self.app(scope, _replay(body, receive), noting)
         finally:
+            if counted:
+                self.limits.leave(key or "")
             seconds = time.monotonic() - started
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.requests.labels(route, str(status)).inc()
             line = {"method": scope["method"], "path": route, "status": status, "seconds": round(seconds, 4), **facts}
             logger.info(json.dumps(line, ensure_ascii=False))
 
-    async def _examine(self, scope: Scope, receive: Receive) -> tuple[JSONResponse | None, bytes]:
+    def _key_of(self, scope: Scope) -> str | None:
+        """Which of the keys a request has; "" where none is needed, None where one is and it has none."""
+        if not self.keys or scope["path"] in OPEN_PATHS:
+            return ""
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        found = [key for key in self.keys if hmac.compare_digest(given, f"Bearer {key}".encode())]
+        return found[0] if found else None
+
+    def _refusal(self, scope: Scope, key: str | None) -> JSONResponse | None:
+        """An error to answer with, or None; a POST is counted then."""
+        if key is None:
+            return error_response(401, "A valid API key is needed as a bearer token.", "invalid_api_key")
+        exceeded = self.limits.enter(key) if scope["method"] == "POST" else None
+        if exceeded is None:
+            return None
+        limit, seconds = exceeded
+        message = f"{'An API key' if key else 'The server'} may have {limit}; try again in {seconds} s."
+        return error_response(429, message, "rate_limit_exceeded", {"Retry-After": str(seconds)})
+
+    async def _read(self, scope: Scope, receive: Receive) -> tuple[JSONResponse | None, bytes]:
         """An error to answer with, or None and the body."""
         headers = dict(scope["headers"])
-        given = headers.get(b"authorization", b"")
-        if self.expected and scope["path"] not in OPEN_PATHS and not hmac.compare_digest(given, self.expected):
-            return error_response(401, "A valid API key is needed as a bearer token.", "invalid_api_key"), b""
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 body = await _read_body(headers, receive, self.max_body)

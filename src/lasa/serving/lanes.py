@@ -4,7 +4,7 @@ The rows of a batch are all as wide as its longest. So a row runs in the lane of
 and what a lane may come to hold is known before a row is let in.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from lasa.guard.guard import Guard
 from lasa.serving.batch import RunningBatch, ServedAnswer
@@ -34,13 +34,13 @@ class Lanes:
         """The batches that have rows, each to be stepped on its own."""
         return [lane for lane in self._lanes.values() if lane.rows]
 
-    def join(self, rows: Sequence[ServedAnswer]) -> None:
-        """Read new rows of one lane in one prefill, and let those join that have something to say.
+    def joining(self, rows: Sequence[ServedAnswer], tokens: int) -> Iterator[None]:
+        """Read new rows of one lane, and let those join that have something to say; see `RunningBatch.joining`.
 
         Raises:
             GuardError: They could not be read; the lanes are as before.
         """
-        self._lanes.setdefault(lane_of(rows[0]), RunningBatch(self.guard)).join(rows)
+        return self._lanes.setdefault(lane_of(rows[0]), RunningBatch(self.guard)).joining(rows, tokens)
 
     def drop(self, rows: Sequence[ServedAnswer]) -> None:
         """Cut rows out; what they held is freed."""

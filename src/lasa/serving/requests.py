@@ -13,6 +13,7 @@ Text = Annotated[str, StringConstraints(strict=True)]
 Off = Annotated[float, Field(ge=0, le=0)]
 StopText = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=200)]
 MAX_CHOICES = 8
+MAX_STOPS = 16
 MAX_PROMPTS = 32
 MAX_SCORED_TURNS = 32
 
@@ -154,7 +155,7 @@ class Drawn(Sampled):
 
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    stop: StopText | Annotated[list[StopText], Field(max_length=4)] | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = Field(None, description="0 and -1: all tokens.")
     min_p: Off | None = None

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
 from lasa.guard.row import GuardedAnswer
-from lasa.serving.answers import Answering
+from lasa.serving.answers import Answering, sse
 from lasa.serving.requests import (
     ChatMessage,
     ChatRequest,
@@ -137,15 +137,15 @@ async def responses_response(answering: Answering) -> ResponsesResponse:
     return _ended(answering, outcome)
 
 
-async def responses_chunks(answering: Answering, include_usage: bool) -> AsyncIterator[dict[str, str]]:
+async def responses_chunks(answering: Answering, include_usage: bool) -> AsyncIterator[bytes]:
     """The answer as server-sent events, each with its kind and number; the last one holds the whole answer."""
     number = 0
 
-    def event(kind: str, **body: Any) -> dict[str, str]:
+    def event(kind: str, **body: Any) -> bytes:
         nonlocal number
         told = {"type": kind, "sequence_number": number, **body}
         number += 1
-        return {"event": kind, "data": json.dumps(told, ensure_ascii=False)}
+        return sse(json.dumps(told, ensure_ascii=False), kind)
 
     begun = _response(answering, "in_progress", []).model_dump()
     yield event("response.created", response=begun)

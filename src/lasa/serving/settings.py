@@ -19,5 +19,12 @@ class ServerSettings(Settings):
     max_body: int = Field(1_000_000, ge=1000, description="Bytes of the largest request")
     timeout: float = Field(300.0, gt=0, description="Seconds after which a request is given up, waiting included")
     shutdown_timeout: float = Field(60.0, ge=0, description="Seconds that running answers have when the server stops")
-    api_key: str | None = Field(None, description="Key that clients must give")
+    api_key: str | None = Field(None, description="Key that clients must give; several are separated by commas")
+    max_in_flight: int = Field(0, ge=0, description="Requests of one API key at the same time; 0: any number")
+    max_per_minute: int = Field(0, ge=0, description="Requests of one API key in a minute; 0: any number")
     log_prompts: bool = Field(False, description="Log conversations and answers, not only decisions")
+
+    @property
+    def keys(self) -> list[str]:
+        """The API keys; none where none is asked for."""
+        return [key.strip() for key in (self.api_key or "").split(",") if key.strip()]

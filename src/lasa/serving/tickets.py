@@ -59,6 +59,8 @@ class Ticket:
         deliver: Called in the worker thread with each event; must not block or raise.
         deadline: When its rows are dropped, by `time.monotonic`.
         by_turn: Also read the conversation at each of its turns.
+        streamed: Whether text is handed out while it is written.
+        turns: The decisions at its turns, once they are read.
         cancelled: Set by `Scheduler.cancel`.
     """
 
@@ -66,22 +68,26 @@ class Ticket:
     deliver: Callable[[Event], None]
     deadline: float = math.inf
     by_turn: bool = False
+    streamed: bool = True
+    turns: Sequence[TurnDecision] = ()
     cancelled: bool = False
     _given: list[int] = field(default_factory=list)
     _logprobs_given: list[int] = field(default_factory=list)
+    _rests_until: list[float] = field(default_factory=list)
     submitted: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self._given = [0] * len(self.rows)
         self._logprobs_given = [0] * len(self.rows)
+        self._rests_until = [0.0] * len(self.rows)
 
     @property
     def over(self) -> bool:
         """Whether nobody waits for it any more."""
         return self.cancelled or time.monotonic() > self.deadline
 
-    def hand_out(self, row: ServedAnswer) -> None:
-        """Deliver what is new in a row."""
+    def hand_out(self, row: ServedAnswer, rest: float = 0.0) -> None:
+        """Deliver what is new in a row, and then nothing for so many seconds, but for its end."""
         index = self.rows.index(row)
         if row.ended:
             outcome = row.outcome()
@@ -92,8 +98,11 @@ class Ticket:
             logprobs = self._new_logprobs(index, row, len(outcome.answer.text))
             self.deliver(Ended(index, outcome.answer.text[shown:], logprobs, outcome))
             return
+        if not self.streamed or time.monotonic() < self._rests_until[index]:
+            return
         released = row.released
         if len(released) > self._given[index]:
+            self._rests_until[index] = time.monotonic() + rest
             text = released[self._given[index] :]
             self._given[index] = len(released)
             self.deliver(Written(index, text, self._new_logprobs(index, row, len(released))))

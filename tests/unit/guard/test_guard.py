@@ -256,13 +256,15 @@ def test_a_missing_read_answers_nothing(guard, prompts, monkeypatch):
         guard.generate([prompts[0].messages], SETTINGS)
 
 
-def test_a_prefill_in_pieces_answers_nothing(guard, prompts):
+def test_a_prefill_in_pieces_is_read_as_in_one(guard, prompts):
+    (expected,) = guard.generate([prompts[6].messages], SETTINGS)
     guard.model.generation_config.prefill_chunk_size, before = 4, guard.model.generation_config.prefill_chunk_size
     try:
-        with pytest.raises(GuardError, match="cannot be read"):
-            guard.generate([prompts[6].messages], SETTINGS)
+        (found,) = guard.generate([prompts[6].messages], SETTINGS)
     finally:
         guard.model.generation_config.prefill_chunk_size = before
+    assert found.answer == expected.answer
+    assert found.decision.score == pytest.approx(expected.decision.score, abs=1e-5)
 
 
 def test_a_read_that_breaks_answers_nothing_and_leaves_no_hook(guard, prompts, monkeypatch):

@@ -1,16 +1,17 @@
 import copy
-from itertools import pairwise
+from itertools import count, pairwise
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from guards import CONDITION, build_guard, conversations, lively_model
 from lasa.conditioning.decision import Policy
 from lasa.errors import GuardError
 from lasa.guard.refusals import REFUSALS
 from lasa.models.generation import GenerationSettings
-from lasa.serving import batch as batch_module
 from lasa.serving.batch import RunningBatch, ServedAnswer
+from lasa.serving.cache import COLUMNS_AHEAD
 
 SETTINGS = GenerationSettings(max_new_tokens=10)
 KINDS = {"llama": {}, "qwen2": {}, "qwen3": {}, "gemma": {}, "mistral": {"sliding_window": 16}}
@@ -201,28 +202,56 @@ def test_rows_that_cannot_be_read_do_not_join(tokenizer, prompts, monkeypatch):
         unread.outcome()
 
 
-def test_a_join_that_fails_while_caches_are_laid_together_leaves_the_batch_as_it_was(tokenizer, prompts, monkeypatch):
-    guard = build_guard(lively_model("llama", tokenizer), tokenizer, prompts)
-    expected = guard.generate(conversations(prompts[:3]), SETTINGS)
-    rows = [ask(guard, prompt.messages) for prompt in prompts[:3]]
-    batch = RunningBatch(guard)
-    batch.join(rows)
-    batch.step()
-    pad, calls = batch_module._pad, []
+class FailsAt(TorchDispatchMode):
+    """Lets so many operations of torch pass, and fails once at the next."""
 
-    def broken(states, width):
-        calls.append(width)
-        if len(calls) == 7:  # within the second layer
-            raise RuntimeError("out of memory")
-        return pad(states, width)
+    def __init__(self, count):
+        super().__init__()
+        self.left = count
 
-    with monkeypatch.context() as patch:
-        patch.setattr(batch_module, "_pad", broken)
-        with pytest.raises(RuntimeError, match="out of memory"):
-            batch.join([ask(guard, prompt.messages) for prompt in prompts[3:]])
-    assert batch.rows == [row for row in rows if not row.ended]
-    run(batch, {0: []})
-    assert [row.outcome().answer for row in rows] == [one.answer for one in expected]
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.left -= 1
+        if self.left == -1:
+            raise torch.OutOfMemoryError
+        return operation(*args, **(kwargs or {}))
+
+
+def state_of(batch):
+    """Everything that a batch goes on from, copied."""
+    shown = [states.clone() for layer in batch._cache.layers for states in (layer.keys, layer.values)]
+    return [list(batch.rows), [list(row.running.state.token_ids) for row in batch.rows], [batch._mask.clone(), *shown]]
+
+
+def try_until_it_works(batch, work):
+    """Let it fail at every thirteenth operation, then work; how often it failed."""
+    before = state_of(batch)
+    for tried in count():
+        try:
+            with FailsAt(13 * tried):
+                work()
+            return tried
+        except torch.OutOfMemoryError:
+            after = state_of(batch)
+            assert after[:2] == before[:2]
+            assert all(torch.equal(*both) for both in zip(after[2], before[2], strict=True))
+
+
+def test_wherever_a_join_or_a_step_fails_the_batch_is_as_it_was(tokenizer, prompts):
+    guard = build_guard(lively_model("llama", tokenizer, layers=2), tokenizer, prompts)
+    warm = GenerationSettings(max_new_tokens=10, temperature=1.0, seed=3)
+    answers = []
+    for failing in (False, True):
+        rows = [ask(guard, prompt.messages, warm if place % 2 else SETTINGS) for place, prompt in enumerate(prompts)]
+        batch = RunningBatch(guard)
+        batch.join(rows[:5])
+        for work in (batch.step, lambda to=batch, new=rows[5:]: to.join(new), batch.step):
+            if failing:
+                assert try_until_it_works(batch, work) > 10
+            else:
+                work()
+        run(batch, {0: []})
+        answers.append([row.outcome().answer for row in rows])
+    assert answers[0] == answers[1]
 
 
 def test_answers_to_one_question_are_read_once(tokenizer, prompts, monkeypatch):
@@ -239,3 +268,68 @@ def test_answers_to_one_question_are_read_once(tokenizer, prompts, monkeypatch):
         run(batch, {0: []})
         (expected,) = guard.generate([prompt.messages], SETTINGS)
         assert [row.outcome().answer for row in rows] == [expected.answer] * 3
+
+
+@pytest.mark.parametrize("position", ["last", "mean_user"])
+def test_a_long_prompt_is_read_in_pieces_while_the_others_go_on(tokenizer, prompts, monkeypatch, position):
+    guard = build_guard(lively_model("llama", tokenizer), tokenizer, prompts, position=position)
+    texts = [prompts[6].messages, prompts[9].messages]
+    expected = guard.generate(texts, SETTINGS, prefills=["", "sure, "])
+    batch, widths = RunningBatch(guard), []
+    forward = batch._forward
+    monkeypatch.setattr(batch, "_forward", lambda *given: widths.append(given[0].shape[1]) or forward(*given))
+    first = ask(guard, texts[0])
+    second = ServedAnswer(guard.question(texts[1], prefill="sure, "), SETTINGS)
+    batch.join([first])
+    widths.clear()
+    for _ in batch.joining([second], 10):
+        if batch.rows:
+            batch.step()
+    assert max(widths) <= max(10, guard.longest_forced(second.question.prefill_ids))
+    assert widths.count(1) > 3  # so often wrote the first one meanwhile
+    run(batch, {0: []})
+    assert [row.outcome().answer for row in (first, second)] == [one.answer for one in expected]
+    assert second.outcome().decision.score == pytest.approx(expected[1].decision.score, abs=1e-4)
+
+
+def test_memory_follows_what_the_rows_hold(tokenizer, prompts):
+    guard = build_guard(lively_model("llama", tokenizer), tokenizer, prompts, flagged=0)
+    rows = [ask(guard, prompt.messages) for prompt in prompts]
+    batch = RunningBatch(guard)
+    batch.join(rows)
+    for _ in range(5):
+        batch.step()
+        width = batch._cache.get_seq_length()
+        assert batch._cache.reserved <= 1.5 * len(batch.rows) * (width + COLUMNS_AHEAD)
+    batch.drop(rows[1:])
+    assert batch._cache.reserved <= 1.5 * (batch._cache.get_seq_length() + COLUMNS_AHEAD)
+    batch.drop(rows[:1])
+    assert batch._cache.reserved == 0
+
+
+def test_what_a_row_left_behind_does_not_reach_the_next(tokenizer, prompts):
+    guard = build_guard(lively_model("llama", tokenizer), tokenizer, prompts, flagged=0)
+    long = max(prompts, key=lambda prompt: len(prompt.text))
+    batch, stays = RunningBatch(guard), ask(guard, prompts[0].messages)
+    goes = ask(guard, long.messages)
+    batch.join([stays, goes])
+    batch.step()
+    with torch.inference_mode():
+        for layer in batch._cache.layers:
+            layer.keys[1], layer.values[1] = torch.nan, torch.nan
+    batch.drop([goes])
+    new = [ask(guard, long.messages), ask(guard, prompts[3].messages)]
+    run(batch, {0: new})
+    expected = guard.generate([row.question.messages for row in (stays, *new)], SETTINGS)
+    assert [row.outcome().answer for row in (stays, *new)] == [one.answer for one in expected]
+
+
+def test_a_step_writes_one_column_and_copies_nothing(tokenizer, prompts):
+    guard = build_guard(lively_model("llama", tokenizer), tokenizer, prompts, flagged=0)
+    batch = RunningBatch(guard)
+    batch.join([ask(guard, prompt.messages) for prompt in prompts])
+    batch.step()
+    places = {layer.keys.untyped_storage().data_ptr() for layer in batch._cache.layers}
+    for _ in range(4):
+        batch.step()
+    assert {layer.keys.untyped_storage().data_ptr() for layer in batch._cache.layers} == places

@@ -1,6 +1,8 @@
 import json
 import logging
 import threading
+import time
+from itertools import pairwise
 
 import pytest
 import torch
@@ -8,13 +10,15 @@ import torch
 from guards import build_guard, lively_model
 from lasa.data.prompts import user_prompt
 from lasa.models.generation import GenerationSettings
+from lasa.serving import batch as batch_module
 from lasa.serving.batch import RunningBatch, ServedAnswer
 from lasa.serving.lanes import lane_of, tokens_held
 from lasa.serving.metrics import Metrics
 from lasa.serving.scheduler import FAILED, NO_MEMORY, QueueFullError, Scheduler
-from lasa.serving.tickets import Ended, Failed, Ticket
+from lasa.serving.tickets import Ended, Failed, Ticket, Written
 
 SETTINGS = GenerationSettings(max_new_tokens=3)
+RUN = ({"role": "user", "content": "run"},)
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +41,12 @@ def scheduler(guard):
         one.close(20)
 
 
+@pytest.fixture(autouse=True)
+def restless(monkeypatch):
+    """Prompts are read at once, whoever writes."""
+    monkeypatch.setattr("lasa.serving.scheduler.LONGEST_REST", 0.0)
+
+
 @pytest.fixture
 def held(monkeypatch):
     """A batch that makes no step before this is set."""
@@ -55,10 +65,11 @@ def held(monkeypatch):
 class Asked(Ticket):
     """A ticket that keeps its events."""
 
-    def __init__(self, guard, rows=1, settings=SETTINGS):
-        questions = [guard.question(({"role": "user", "content": "run"},)) for _ in range(rows)]
+    def __init__(self, guard, rows=1, settings=SETTINGS, messages=RUN, answers=1, **rest):
+        questions = [guard.question(messages) for _ in range(rows)]
         self.events, self.over_now = [], threading.Event()
-        super().__init__([ServedAnswer(question, settings) for question in questions], self.take)
+        asked = [ServedAnswer(question, settings) for question in questions for _ in range(answers)]
+        super().__init__(asked, self.take, **rest)
 
     def take(self, event):
         self.events.append(event)
@@ -69,8 +80,8 @@ class Asked(Ticket):
         return self.over_now.wait(20) and not any(isinstance(event, Failed) for event in self.events)
 
 
-def submitted(scheduler, guard, rows=1, settings=SETTINGS):
-    ticket = Asked(guard, rows, settings)
+def submitted(scheduler, guard, rows=1, settings=SETTINGS, **rest):
+    ticket = Asked(guard, rows, settings, **rest)
     scheduler.submit(ticket)
     return ticket
 
@@ -202,3 +213,96 @@ def test_a_prefill_without_memory_is_tried_request_by_request(scheduler, guard, 
     held.set()
     assert [ticket.answered() for ticket in tickets] == [True, True, True, False]
     assert one.failure is None
+
+
+# reading beside writing
+
+
+@pytest.fixture
+def order(monkeypatch):
+    """Steps of a batch, and passes over prompts, in their order."""
+    happened, forward, to_layers = [], RunningBatch._forward, batch_module.forward_to_layers
+
+    def note(self, ids, mask, cache):
+        happened.append("step" if ids.shape[1] == 1 else "read")
+        return forward(self, ids, mask, cache)
+
+    def note_read(*given, **rest):
+        happened.append("read")
+        return to_layers(*given, **rest)
+
+    monkeypatch.setattr(RunningBatch, "_forward", note)
+    monkeypatch.setattr(batch_module, "forward_to_layers", note_read)
+    return happened
+
+
+def test_turns_are_scored_one_pass_at_a_time_while_others_write(scheduler, guard, order):
+    one = scheduler()
+    chat = [{"role": role, "content": "run"} for _ in range(12) for role in ("user", "assistant")][:-1]
+    writing = submitted(one, guard, settings=GenerationSettings(max_new_tokens=60))
+    while not writing.events:
+        threading.Event().wait(0.005)
+    order.clear()
+    scored = submitted(one, guard, messages=chat, by_turn=True)
+    assert scored.answered()
+    assert writing.answered()
+    assert [turn.message for turn in scored.events[0].turns] == list(range(0, 23, 2))
+    reads = [place for place, kind in enumerate(order) if kind == "read"]
+    assert len(reads) >= 13
+    between = [later - earlier for earlier, later in pairwise(reads[:13])]
+    assert min(between) > 1
+
+
+def test_all_answers_to_a_question_wait_for_one_read(scheduler, guard, held, order):
+    one = scheduler(max_rows=4)
+    held.clear()
+    running = submitted(one, guard, rows=2)
+    while one.load[0] < 2:
+        threading.Event().wait(0.005)
+    order.clear()
+    asked = submitted(one, guard, answers=3)
+    held.set()
+    assert all(ticket.answered() for ticket in (running, asked))
+    assert order.count("read") == 1 + sum(row.running.conditioned for row in asked.rows[:1])
+    larger = submitted(one, guard, answers=6)  # than the batch: in two parts
+    assert larger.answered()
+
+
+def test_after_a_pass_over_prompts_those_who_write_have_their_time(scheduler, guard, monkeypatch):
+    monkeypatch.setattr("lasa.serving.scheduler.LONGEST_REST", 3.0)
+    one, forward, passes = scheduler(), RunningBatch._forward, []
+
+    def slow(self, ids, mask, cache):
+        if ids.shape[1] > 1:
+            passes.append(time.monotonic())
+            time.sleep(0.05)
+            passes.append(time.monotonic())
+        else:
+            time.sleep(0.002)
+        return forward(self, ids, mask, cache)
+
+    monkeypatch.setattr(RunningBatch, "_forward", slow)
+    writing = submitted(one, guard, rows=4, settings=GenerationSettings(max_new_tokens=200))
+    while not writing.events:
+        threading.Event().wait(0.005)
+    before = passes[-1]
+    assert submitted(one, guard).answered()
+    after = next(when for when in passes if when > before)
+    assert after - before >= 3 * 0.05
+    one.cancel(writing)
+
+
+def test_chunks_of_many_streams_are_larger_and_who_does_not_stream_gets_the_end_alone(scheduler, guard, monkeypatch):
+    one = scheduler()
+    pieces = {}
+    for rest, streamed in ((0.0, True), (60.0, True), (0.0, False)):
+        monkeypatch.setattr("lasa.serving.scheduler.CHUNK_SECONDS", rest)
+        monkeypatch.setattr("lasa.serving.scheduler.MOST_CHUNK_SECONDS", rest)
+        ticket = submitted(one, guard, settings=GenerationSettings(max_new_tokens=30), streamed=streamed)
+        assert ticket.answered()
+        texts = [event.text for event in ticket.events if isinstance(event, Written | Ended)]
+        pieces[rest, streamed] = len(texts), "".join(texts)
+    assert len({text for _, text in pieces.values()}) == 1
+    counts = [count for count, _ in pieces.values()]
+    assert counts[0] > 3
+    assert counts[1:] == [2, 1]
