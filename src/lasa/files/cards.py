@@ -86,7 +86,7 @@ def interpreter_card(config: Mapping[str, Any]) -> str:
         tags=["lasa", "safety", "multilingual", "probe"],
         opening=(
             f"A probe on {_base(config)}. It reads one hidden state of the prompt and gives the calibrated probability "
-            "that the request is harmful."
+            f"that the request is harmful.{_kinds(config)}"
         ),
         reading=" ".join(part for part in (_reading({"layer": layer}, "It reads"), _size(config)) if part),
         use=(
@@ -177,6 +177,13 @@ def _reading(facts: Mapping[str, Any], opening: str) -> str:
     reading = "" if facts.get("layer") is None else f"{opening} layer {facts['layer']} (0 is the embeddings)."
     condition = f' The condition reads: "{_cell(facts["condition"])}"' if facts.get("condition") else ""
     return (reading + condition).strip()
+
+
+def _kinds(config: Mapping[str, Any]) -> str:
+    names = (config.get("categories") or {}).get("names") or ()
+    if not names:
+        return ""
+    return f" A second head tells {len(names)} kinds of harm apart: {', '.join(_cell(name) for name in names)}."
 
 
 def _statements(config: Mapping[str, Any]) -> list[str]:

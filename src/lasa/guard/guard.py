@@ -67,7 +67,7 @@ class Guard(GuardedModel):
             return [row.state for row in rows]
 
         def observe(layer: int, states: Tensor) -> None:
-            if reading.scores is None:
+            if reading.readings is None:
                 reading.observe(layer, states)
             else:
                 self.reread(rows, states)

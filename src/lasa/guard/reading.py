@@ -8,6 +8,7 @@ from torch import Tensor
 from lasa.conditioning.decision import Decision
 from lasa.errors import GuardError
 from lasa.guard.model import GuardedModel, Question
+from lasa.interpreter.probe import Reading
 from lasa.models.hidden_states import pool_tokens, token_range
 
 
@@ -21,8 +22,8 @@ class BatchReading:
 
     def __init__(self, guard: GuardedModel, questions: Sequence[Question]) -> None:
         self.guard, self.questions = guard, questions
-        self.scores: list[float] | None = None
-        self._prefill_scores = guard.prefill_scores(questions)
+        self.readings: list[Reading] | None = None
+        self._of_prefills = guard.read_prefills(questions)
         self._decisions: list[Decision] | None = None
 
     def observe(self, layer: int, states: Tensor) -> None:
@@ -45,7 +46,7 @@ class BatchReading:
             padding = width - len(one.token_ids)
             ranges.append((start + padding, end + padding))
         with torch.inference_mode():
-            self.scores = self.guard.interpreter.probability(pool_tokens(states, ranges)).tolist()
+            self.readings = self.guard.interpreter.read(pool_tokens(states, ranges))
 
     def decisions(self) -> list[Decision]:
         """One decision per question.
@@ -53,13 +54,11 @@ class BatchReading:
         Raises:
             GuardError: The prompts were not read.
         """
-        if self.scores is None:
+        if self.readings is None:
             raise GuardError("The prompt was never read, so it is not answered. The model bypassed its own layers.")
         if self._decisions is None:
             self._decisions = [
-                self.guard.decision(question, score, prefill_score)
-                for question, score, prefill_score in zip(
-                    self.questions, self.scores, self._prefill_scores, strict=True
-                )
+                self.guard.decision(question, reading, of_prefill)
+                for question, reading, of_prefill in zip(self.questions, self.readings, self._of_prefills, strict=True)
             ]
         return self._decisions

@@ -9,6 +9,7 @@ from lasa.conditioning.condition import place_condition
 from lasa.conditioning.decision import Decision
 from lasa.errors import GuardError
 from lasa.guard.model import GuardedModel, Question
+from lasa.interpreter.probe import Reading
 from lasa.models.generation import Generated, GenerationSettings, GrowingAnswer
 
 
@@ -63,7 +64,7 @@ class GuardedRow:
         self.state = GrowingAnswer(
             guard.tokenizer,
             guard.ends,
-            0 if decision.action == "refuse" else limit,
+            0 if decision.replaced else limit,
             settings.stop,
             forced,
             inserted=condition if self.conditioned and not tail else (),
@@ -75,9 +76,10 @@ class GuardedRow:
     @property
     def watched(self) -> bool:
         """Whether the answer is read again while it is written."""
-        policy = self.guard.policy
-        acts = policy.harmful in ("condition", "refuse")
-        return policy.reread_every > 0 and acts and self.decision.action in ("off", "log")
+        policy, decision = self.guard.policy, self.decision
+        acts = policy.harmful in ("condition", "refuse", "help")
+        allowed = decision.flagged and decision.category in policy.categories  # this kind of harm is to be answered
+        return policy.reread_every > 0 and acts and not allowed and decision.action in ("off", "log")
 
     @property
     def due(self) -> bool:
@@ -106,7 +108,7 @@ class GuardedRow:
         self._judge(self._heard[1])
 
     def _judge(self, score: float) -> None:
-        decision = self.guard.decision(self.question, score)
+        decision = self.guard.decision(self.question, Reading(score))
         if decision.band == "harmful":
             reason = f"after {len(self.state.token_ids)} tokens of the answer, {decision.reason}"
             self.stopped = replace(decision, action="refuse", reason=reason)
@@ -115,7 +117,7 @@ class GuardedRow:
     def outcome(self) -> GuardedAnswer:
         """The answer, or the refusal in its stead."""
         if self.stopped:
-            return GuardedAnswer(self.guard.refusal(self.question), self.decision, self.stopped)
-        if self.decision.action == "refuse":
-            return GuardedAnswer(self.guard.refusal(self.question), self.decision)
+            return GuardedAnswer(self.guard.message(self.question, "refuse"), self.decision, self.stopped)
+        if self.decision.replaced:
+            return GuardedAnswer(self.guard.message(self.question, self.decision.action), self.decision)
         return GuardedAnswer(self.state.generated(), self.decision)

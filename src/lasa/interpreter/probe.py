@@ -47,6 +47,34 @@ Grade = Literal["covered", "partly", "not covered"]
 
 
 @dataclass(frozen=True)
+class CategoryHead:
+    """How the head that names the kind of harm is used; its weights are the interpreter's `kinds`.
+
+    Attributes:
+        names: The categories (see `lasa.data.harm`) that it tells apart.
+        temperature: Divides its logits.
+        threshold: Probability from which the likeliest category is named; below it none is.
+    """
+
+    names: Annotated[tuple[str, ...], Field(min_length=2)]
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    threshold: Probability = 0.5
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What an interpreter reads in one hidden state.
+
+    Attributes:
+        score: Calibrated probability that the prompt is harmful.
+        categories: Probability of each of the interpreter's categories, if it is harmful; empty where it has none.
+    """
+
+    score: float
+    categories: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class InterpreterConfig:
     """Everything needed to use an interpreter, and to refuse to use it on the wrong model.
 
@@ -70,6 +98,7 @@ class InterpreterConfig:
         languages: Languages of the training data.
         data: Fingerprints of the training and development data.
         coverage: Grade of each language in which it was certified; see `lasa.interpreter.coverage`.
+        categories: Its head for the kind of harm, where it was trained with labels of that.
         metrics: What was measured when it was trained.
         provenance: Versions, commit, command line.
     """
@@ -91,6 +120,7 @@ class InterpreterConfig:
     languages: tuple[str, ...] = ()
     data: dict[str, str] = field(default_factory=dict)
     coverage: dict[str, Grade] = field(default_factory=dict)
+    categories: CategoryHead | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -129,6 +159,9 @@ class SafetySemanticInterpreter(nn.Module, ModelHubMixin):
             self.out = nn.Linear(config.hidden, 1)
         else:
             self.out = nn.Linear(config.width, 1)
+        self.kinds: nn.Linear | None = None
+        if config.categories is not None:
+            self.kinds = nn.Linear(config.width, len(config.categories.names))
 
     def forward(self, states: Tensor) -> Tensor:
         """Logit z of each hidden state: `[..., H]` -> `[...]`, in float32."""
@@ -146,6 +179,20 @@ class SafetySemanticInterpreter(nn.Module, ModelHubMixin):
     def probability(self, states: Tensor) -> Tensor:
         """Calibrated probability that a prompt is harmful: `[..., H]` -> `[...]`."""
         return torch.sigmoid(self(states.to(self.out.weight.device)) / self.config.temperature)
+
+    @torch.no_grad()
+    def category_probabilities(self, states: Tensor) -> Tensor:
+        """Calibrated probability of each category, if the prompt is harmful: `[..., H]` -> `[..., categories]`."""
+        if self.kinds is None or self.config.categories is None:
+            return states.new_zeros(*states.shape[:-1], 0)
+        logits = self.kinds(states.to(self.out.weight.device).float())
+        return torch.softmax(logits / self.config.categories.temperature, -1)
+
+    def read(self, states: Tensor) -> list[Reading]:
+        """All that is read in some hidden states, `[rows, H]`."""
+        kinds: list[list[float]] = self.category_probabilities(states).tolist()
+        scores: list[float] = self.probability(states).tolist()
+        return [Reading(score, tuple(kind)) for score, kind in zip(scores, kinds, strict=True)]
 
     def num_parameters(self) -> int:
         """Number of parameters."""

