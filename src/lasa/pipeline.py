@@ -46,6 +46,7 @@ from lasa.run.metrics import collect_metrics
 from lasa.run.preferences import (
     OWN_ANSWERS,
     OWN_PREFERENCES,
+    answers_to_learn,
     draw_own,
     harmless_text,
     preferences_of,
@@ -70,6 +71,10 @@ def run_recipe(recipe: Recipe, output: Path) -> Path:
         if not run.finished("bottleneck"):
             with run.stage("bottleneck", "bottleneck.json", reads=recipe.layer_search.prompts):
                 locate(run, model, tokenizer)
+        if uses_own(recipe) and not run.finished("preferences"):
+            reads = [*_interpreter_sources(recipe), *_refusals_file(recipe)]
+            with run.stage("preferences", OWN_ANSWERS, OWN_PREFERENCES, reads=reads):
+                draw_own(run, model, tokenizer)
         if not run.finished("interpreter"):
             with run.stage(
                 "interpreter", "interpreter.json", "interpreter/config.json", reads=_interpreter_sources(recipe)
@@ -77,10 +82,6 @@ def run_recipe(recipe: Recipe, output: Path) -> Path:
                 interpret(run, model, tokenizer)
         interpreter = load_interpreter(run.path / "interpreter")
         interpreter.check_fits(model, tokenizer)
-        if uses_own(recipe) and not run.finished("preferences"):
-            reads = [*_interpreter_sources(recipe), *_refusals_file(recipe)]
-            with run.stage("preferences", OWN_ANSWERS, OWN_PREFERENCES, reads=reads):
-                draw_own(run, model, tokenizer)
         for name, system in recipe.systems.items():
             for number, point in enumerate(system.points()):
                 if not run.finished(f"point {name} {number}"):
@@ -151,6 +152,7 @@ def interpret(run: RunFolder, model: Any, tokenizer: Any) -> None:
         run.path,
         recipe.seed,
         {system.interpreter_layer for system in recipe.systems.values() if system.interpreter_layer is not None},
+        answers_to_learn(run),
     )
     study.save(run.path)
 
@@ -293,6 +295,7 @@ def _interpreter_sources(recipe: Recipe) -> list[str]:
         *section.development,
         *section.calibration,
         *section.parallel,
+        *(source for source in section.answers if source != OWN),
         *recipe.evaluation.benchmarks.values(),
     ]
 

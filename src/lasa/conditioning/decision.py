@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lasa.conditioning.condition import DEFAULT_CONDITION
-from lasa.interpreter.probe import Grade, InterpreterConfig
+from lasa.interpreter.probe import AnswerHead, Grade, InterpreterConfig
 
 Band = Literal["benign", "controversial", "harmful"]
 Action = Literal["condition", "refuse", "help", "log", "off"]
@@ -21,8 +21,9 @@ class Policy:
         harmful: Action for prompts at or above the threshold.
         controversial: Action for prompts in the controversial band, if the interpreter has one.
         condition: The conditional text.
-        reread_every: Score an answer again after every so many of its tokens, and replace it by a refusal once it
-            is at or above the threshold; 0 never does. Answers that are conditioned already are left alone, and
+        reread_every: Read an answer again after every so many of its tokens, and replace it by a refusal once it is
+            harmful (by the interpreter's head for answers; where it has none, by the prompt's threshold, which was not
+            calibrated for that); 0 never does. Answers that are conditioned already are left alone, and
             so are all where `harmful` is `log` or `off`.
         uncovered: What to do with a prompt in a language in which the interpreter is certified not to hold: as its
             score says, always refuse, only log, or answer whatever the score.
@@ -125,6 +126,22 @@ def decide(
         reason += f"; in a language that is not covered the policy is {policy.uncovered!r}"
     point = config.read_point
     return Decision(score, threshold, band, action, own, point.layer, point.position, reason, grade, category, kinds)
+
+
+def decide_answer(prompt: Decision, head: AnswerHead, score: float) -> Decision:
+    """The decision on an answer that is being written, by the head for answers.
+
+    Args:
+        prompt: The decision on its prompt.
+        head: How the head is used.
+        score: The highest score so far; one that is not a number counts as harmful.
+    """
+    harmful = not score < head.threshold
+    comparison = "at or above" if harmful else "below"
+    return Decision(
+        score, head.threshold, "harmful" if harmful else "benign", "refuse" if harmful else prompt.action, None,
+        prompt.layer, "answer", f"the answer's score {score:.4f} is {comparison} its threshold {head.threshold:.4f}",
+    )  # fmt: skip
 
 
 _IN_UNCOVERED: dict[Uncovered, Action] = {"refuse": "refuse", "log": "log", "answer": "off"}

@@ -106,6 +106,7 @@ class Guard(GuardedModel):
         watched = [index for index, row in enumerate(rows) if row.watched and not row.state.over]
         if watched:
             with torch.inference_mode():
-                scores = self.interpreter.probability(states[watched, -1]).tolist()
+                newest, listens = states[watched, -1], self.interpreter.config.answers is not None
+                scores = (self.interpreter.answer_logits if listens else self.interpreter.probability)(newest).tolist()
             for index, score in zip(watched, scores, strict=True):
                 rows[index].hear(score)

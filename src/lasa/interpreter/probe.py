@@ -62,6 +62,19 @@ class CategoryHead:
 
 
 @dataclass(frozen=True)
+class AnswerHead:
+    """How the head for answers is used; its weights are the interpreter's `answers`.
+
+    Attributes:
+        window: Tokens of an answer whose mean logit is its score.
+        threshold: Probability from which the answer is stopped.
+    """
+
+    window: Annotated[int, Field(ge=1)]
+    threshold: Probability = 0.5
+
+
+@dataclass(frozen=True)
 class Reading:
     """What an interpreter reads in one hidden state.
 
@@ -99,6 +112,7 @@ class InterpreterConfig:
         data: Fingerprints of the training and development data.
         coverage: Grade of each language in which it was certified; see `lasa.interpreter.coverage`.
         categories: Its head for the kind of harm, where it was trained with labels of that.
+        answers: Its head for answers, where it was trained with some.
         metrics: What was measured when it was trained.
         provenance: Versions, commit, command line.
     """
@@ -121,6 +135,7 @@ class InterpreterConfig:
     data: dict[str, str] = field(default_factory=dict)
     coverage: dict[str, Grade] = field(default_factory=dict)
     categories: CategoryHead | None = None
+    answers: AnswerHead | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -162,6 +177,7 @@ class SafetySemanticInterpreter(nn.Module, ModelHubMixin):
         self.kinds: nn.Linear | None = None
         if config.categories is not None:
             self.kinds = nn.Linear(config.width, len(config.categories.names))
+        self.answers = nn.Linear(config.width, 1) if config.answers is not None else None
 
     def forward(self, states: Tensor) -> Tensor:
         """Logit z of each hidden state: `[..., H]` -> `[...]`, in float32."""
@@ -187,6 +203,13 @@ class SafetySemanticInterpreter(nn.Module, ModelHubMixin):
             return states.new_zeros(*states.shape[:-1], 0)
         logits = self.kinds(states.to(self.out.weight.device).float())
         return torch.softmax(logits / self.config.categories.temperature, -1)
+
+    @torch.no_grad()
+    def answer_logits(self, states: Tensor) -> Tensor:
+        """Logit of each token of an answer, not smoothed: `[..., H]` -> `[...]`; not a number without such a head."""
+        if self.answers is None:
+            return torch.full(states.shape[:-1], torch.nan)
+        return self.answers(states.to(self.out.weight.device).float()).squeeze(-1)  # type: ignore[no-any-return]
 
     def read(self, states: Tensor) -> list[Reading]:
         """All that is read in some hidden states, `[rows, H]`."""

@@ -64,11 +64,12 @@ class ServedAnswer:
         self.logprobs: list[TokenLogprob] = []
         self.newest = 0
         self._cleared = 0
+        self._lengths: list[int] = []  # of the text with each token
         self._generator = torch.Generator()
 
     def begin(self, guarded: GuardedRow) -> None:
         """Start the answer, anew where a beginning failed."""
-        self.guarded, self.logprobs, self._cleared = guarded, [], 0
+        self.guarded, self.logprobs, self._cleared, self._lengths = guarded, [], 0, []
         if self.settings.seed is None:
             self._generator.seed()
         else:
@@ -126,15 +127,20 @@ class ServedAnswer:
             return
         forced = state.next_forced
         self.newest = forced if forced is not None else self._draw(logits) if self.settings.temperature > 0 else greedy
-        if state.accept(self.newest) and self.top_logprobs is not None:
+        accepted = state.accept(self.newest)
+        if accepted:
+            self._lengths.append(len(state.text))
+        if accepted and self.top_logprobs is not None:
             logprobs = logits.float().log_softmax(-1)
             best = logprobs.topk(min(self.top_logprobs, len(logprobs)))
             top = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
             self.logprobs.append(TokenLogprob(self.newest, float(logprobs[self.newest]), top, len(state.text)))
 
     def clear(self) -> None:
-        """All that is written so far has been read."""
-        self._cleared = len(self.running.state.text)
+        """All that is written so far has been read; the tokens whose score is not complete yet stay back."""
+        head = self.running.guard.interpreter.config.answers
+        seen = len(self._lengths) - (head.window if head else 0)
+        self._cleared = self._lengths[seen - 1] if seen > 0 else 0
 
     def _draw(self, logits: Tensor) -> int:
         scores = logits.float().cpu()[None]
