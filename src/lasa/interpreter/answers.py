@@ -73,30 +73,48 @@ def read_answers(model: Any, tokenizer: Any, answers: Sequence[LabelledAnswer], 
     return AnswerStates(answers, read_answer_states(model, tokenizer, prompts, texts, layer))
 
 
-def add_answers(
-    interpreter: SafetySemanticInterpreter, data: AnswerStates, options: AnswerOptions, seed: int = 0
-) -> tuple[SafetySemanticInterpreter, str]:
-    """An interpreter with a head for answers, trained on most questions and calibrated on the others.
+def split_answers(
+    answers: Sequence[LabelledAnswer], share: float, seed: int = 0
+) -> tuple[list[LabelledAnswer], list[LabelledAnswer]]:
+    """Answers to train the head on, and those of other questions to calibrate it on.
+
+    Trained is only in languages that have harmful answers: where harmless ones in others join them, language itself
+    says that an answer is harmless, and the head is deaf in every language without labels. The threshold is for all.
 
     Args:
-        interpreter: Trained and calibrated; it is not changed.
-        data: Answers of both labels.
-        options: Window, target of false stops, share of questions to calibrate on.
-        seed: Of the split by question.
-
-    Returns:
-        The interpreter with the head, and what holds for its threshold.
+        answers: Answers of both labels.
+        share: Share of the questions that is left out of the training.
+        seed: Of the split.
 
     Raises:
         DataError: The answers are all harmful, or all harmless, on one side of the split.
     """
-    kept, held = split_by_query([one.prompt for one in data.answers], options.answer_development_share, seed)
-    train, development = data.rows(kept), data.rows(held)
-    if len({one.harmful for one in train.answers}) < 2 or all(one.harmful for one in development.answers):
+    kept, held = split_by_query([one.prompt for one in answers], share, seed)
+    spoken = {one.prompt.language for one in answers if one.harmful}
+    train = [one for one, keep in zip(answers, kept, strict=True) if keep and one.prompt.language in spoken]
+    development = [one for one, keep in zip(answers, held, strict=True) if keep]
+    if len({one.harmful for one in train}) < 2 or all(one.harmful for one in development):
         raise DataError(
-            "A head for answers needs harmful and harmless answers: those of preferences that have both answers of "
-            "harmful requests, or the model's own where it complied with some and refused others."
+            "A head for answers needs harmful and harmless answers in the same language: those of preferences that "
+            "have both answers of harmful requests, or the model's own where it complied with some and refused others."
         )
+    return train, development
+
+
+def add_answers(
+    interpreter: SafetySemanticInterpreter, train: AnswerStates, development: AnswerStates, options: AnswerOptions
+) -> tuple[SafetySemanticInterpreter, str]:
+    """An interpreter with a head for answers.
+
+    Args:
+        interpreter: Trained and calibrated; it is not changed.
+        train: From `split_answers`, read.
+        development: Likewise.
+        options: Window and target of false stops.
+
+    Returns:
+        The interpreter with the head, and what holds for its threshold.
+    """
     tokens = [replace(one.prompt, harmful=one.harmful) for one, s in _pairs(train) for _ in range(len(s))]
     weight, bias = solved(LabelledStates(torch.cat(list(train.states)), tokens), STRENGTH)
     found = SafetySemanticInterpreter(replace(interpreter.config, answers=AnswerHead(options.answer_window)))

@@ -150,8 +150,9 @@ def _weights(data: Labels) -> NDArray[np.float64]:
     cells = [(p.language, p.source, int(kind)) for p, kind in zip(data.data.prompts, data.index, strict=True)]
     counts = Counter(cells)
     sharing = Counter(kind for _, _, kind in counts)
-    weights = np.array([1 / (counts[cell] * sharing[cell[2]]) for cell in cells])
-    return weights / weights.mean()
+    weights: NDArray[np.float64] = np.array([1 / (counts[cell] * sharing[cell[2]]) for cell in cells])
+    weights /= weights.mean()
+    return weights
 
 
 def _temperature(logits: Tensor, index: NDArray[np.int64]) -> float:

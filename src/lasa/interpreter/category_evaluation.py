@@ -41,7 +41,7 @@ def evaluate_categories(
     named = (values >= head.threshold).numpy()
     right = _right(best.numpy(), known.prompts, head.names)
     learnt = labelled(train, head.names)
-    rival = ngram_classifier(learnt.data.prompts, learnt.index)(known.prompts).argmax(-1)
+    rival = ngram_classifier(learnt.data.prompts, learnt.index.tolist())(known.prompts).argmax(-1)
     by_ngrams = _right(rival, known.prompts, head.names)
     questions = [(p.source, p.query_id) for p in known.prompts]
 

@@ -16,7 +16,7 @@ from lasa.data.sources import JOINED, load_prompts
 from lasa.errors import ArtifactError, RecipeError
 from lasa.files.artifacts import model_fingerprint, read_sealed, write_json
 from lasa.files.record import check_recorded
-from lasa.interpreter.answers import LabelledAnswer, add_answers, read_answers
+from lasa.interpreter.answers import LabelledAnswer, add_answers, read_answers, split_answers
 from lasa.interpreter.categories import add_categories
 from lasa.interpreter.category_evaluation import evaluate_categories
 from lasa.interpreter.coverage import measure_coverage
@@ -139,15 +139,19 @@ def study_interpreter(
     bench = _Bench(_LayerStates(stored, named), tables, config, section, seed, encode)
 
     interpreter, development = bench.fit(layer)
-    learnt_states = bench.states.at(layer, TRAIN), bench.states.at(layer, DEVELOPMENT)
-    interpreter, naming = add_categories(interpreter, *learnt_states, section.category_errors)
+    read_train, read_development = bench.states.at(layer, TRAIN), bench.states.at(layer, DEVELOPMENT)
+    interpreter, naming = add_categories(interpreter, read_train, read_development, section.category_errors)
     development["statements"] |= {"kind of harm": naming} if naming else {}
     if answers:
         asked = [prompt for prompts in tables.tests.values() for prompt in prompts]
         leaks = check_no_leaks([one.prompt for one in answers], asked, allow=section.leaks != "refuse")
         leaking = {leak.row for leak in leaks} if section.leaks == "drop" else set()
-        answers = [one for row, one in enumerate(answers) if row not in leaking]
-        interpreter, stopping = add_answers(interpreter, read_answers(model, tokenizer, answers, layer), section, seed)
+        unasked = [one for row, one in enumerate(answers) if row not in leaking]
+        learnt_from, held = (
+            read_answers(model, tokenizer, part, layer)
+            for part in split_answers(unasked, section.answer_development_share, seed)
+        )
+        interpreter, stopping = add_answers(interpreter, learnt_from, held, section)
         development["statements"] |= {"answers": stopping}
     controls = {"early_layer": bench.fit(early)[0], "late_layer": bench.fit(late)[0]}
     benchmarks = {name: bench.measure(interpreter, controls, name) for name in tables.tests}

@@ -45,8 +45,8 @@ def read_answer_states(
     written = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in answers]
     rows = [[*asked, *said] for asked, said in zip(before, written, strict=True)]
     longest = context_length(model)
-    for prompt, said, row in zip(prompts, written, rows, strict=True):
-        if not said or (longest and len(row) > longest):
+    for prompt, said, whole in zip(prompts, written, rows, strict=True):
+        if not said or (longest and len(whole) > longest):
             wrong = f"is too long for the model's context of {longest} tokens" if said else "is empty"
             raise DataError(f"The answer to prompt {prompt.query_id!r} ({prompt.language}) {wrong}. Leave it out.")
     found: dict[int, Tensor] = {}

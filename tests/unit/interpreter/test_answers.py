@@ -18,6 +18,7 @@ from lasa.interpreter.answers import (
     evaluate_answers,
     read_answers,
     smoothed,
+    split_answers,
 )
 from lasa.interpreter.probe import AnswerHead, SafetySemanticInterpreter, load_interpreter
 from lasa.interpreter.settings import AnswerOptions
@@ -50,7 +51,7 @@ def probe():
 
 @pytest.fixture(scope="module")
 def listening():
-    return add_answers(probe(), states(240), OPTIONS)
+    return add_answers(probe(), states(160), states(80, name="d", seed=3), OPTIONS)
 
 
 def test_preferences_say_which_answers_do_harm():
@@ -72,17 +73,23 @@ def test_harmful_answers_are_stopped_soon_and_harmless_ones_hardly_ever(listenin
     assert statement.startswith("At most 5.0% of harmless answers")
 
 
-def test_the_rate_of_false_stops_is_per_answer_however_long_it_is(listening):
-    interpreter, _ = listening
-    long = states(200, name="l", tokens=60, onset=60, seed=2)  # nothing but noise, in long answers
-    short = states(200, name="s", tokens=4, onset=4, seed=2)
-    rates = [evaluate_answers(interpreter, one, ["en"])["all"]["false_stops"]["value"] for one in (long, short)]
-    assert rates[0] > rates[1]  # a bound per token would not know the difference
-    calibrated, _ = add_answers(
-        probe(), AnswerStates([*long.answers, *states(240).answers], [*long.states, *states(240).states]), OPTIONS
-    )
-    harmless = long.rows([not one.harmful for one in long.answers])
-    assert evaluate_answers(calibrated, harmless, ["en"])["all"]["false_stops"]["value"] <= 0.08
+def test_the_rate_of_false_stops_is_per_answer_however_long_it_is():
+    heads = {}
+    for tokens in (4, 60):  # nothing but noise: the longer the answer, the higher its highest score
+        noise = states(400, name="d", tokens=tokens, onset=tokens, seed=2)
+        heads[tokens], _ = add_answers(probe(), states(160), noise, OPTIONS)
+        fresh = states(400, name="f", tokens=tokens, onset=tokens, seed=5)
+        assert evaluate_answers(heads[tokens], fresh, ["en"])["all"]["false_stops"]["value"] <= 0.06
+    assert heads[60].config.answers.threshold > heads[4].config.answers.threshold
+
+
+def test_training_leaves_out_languages_without_harmful_answers_and_calibration_does_not():
+    data = states(40, languages=("en", "sw")).answers
+    data = [one for one in data if not (one.harmful and one.prompt.language == "sw")]
+    train, development = split_answers(data, 0.3)
+    assert {one.prompt.language for one in train} == {"en"}
+    assert {one.prompt.language for one in development} == {"en", "sw"}
+    assert {one.prompt.query_id for one in train}.isdisjoint(one.prompt.query_id for one in development)
 
 
 def test_scores_are_means_over_a_window():
@@ -125,20 +132,19 @@ def test_it_is_sealed_with_the_interpreter_and_leaves_the_score_as_it_was(listen
 
 
 def test_answers_of_one_kind_only_cannot_train_it():
-    data = states(40)
-    with pytest.raises(DataError, match="harmful and harmless answers"):
-        add_answers(probe(), data.rows([not one.harmful for one in data.answers]), OPTIONS)
+    with pytest.raises(DataError, match="harmful and harmless answers in the same language"):
+        split_answers([one for one in states(40).answers if not one.harmful], 0.3)
 
 
 def test_what_is_read_is_what_the_guard_sees_while_the_answer_is_written(tokenizer, prompts):
     model = lively_model("llama", tokenizer)
     guard = build_guard(model, tokenizer, prompts, flagged=0)
+    said = "the plant is in the house"
+    prefilled = len(tokenizer(said, add_special_tokens=False)["input_ids"])
     seen = []
     with observe_layers(model, [2], lambda _, found: seen.append(found[0, -1].clone())):
-        (row,) = guard.generate([prompts[0].messages], GenerationSettings(max_new_tokens=8))
-    text = row.answer.text
-    if tokenizer(text, add_special_tokens=False)["input_ids"] != row.answer.token_ids:
-        pytest.skip("this text is not tokenized as it was written")
-    (found,) = read_answers(model, tokenizer, [LabelledAnswer(prompts[0], text, False)], 2).states
-    steps = torch.stack(seen[1:])
-    assert torch.allclose(found[: len(steps)], steps[: len(found)], atol=1e-4)
+        guard.generate([prompts[0].messages], GenerationSettings(max_new_tokens=2), prefills=[said])
+    (found,) = read_answers(model, tokenizer, [LabelledAnswer(prompts[0], said, False)], 2).states
+    steps = torch.stack(seen)[-prefilled - 1 :]
+    assert found.shape == (prefilled, model.config.hidden_size)
+    assert any(torch.allclose(found, steps[at : at + prefilled], atol=1e-4) for at in range(len(steps) - prefilled + 1))
