@@ -198,27 +198,6 @@ def test_moderation_takes_the_names_and_forms_that_openais_takes(served, guard):
     assert post(served, {"input": text, "model": "gpt"}, "moderations").status_code == 404
 
 
-def test_moderation_and_decision_name_the_kind_of_harm(lively, tokenizer, prompts):
-    kinds = ("self_harm", "hate", "crime")
-    policy = Policy("refuse", condition=CONDITION, categories={"self_harm": "help"})
-    guard = build_guard(lively, tokenizer, prompts, flagged=0.5, policy=policy, kinds=kinds)
-    texts = [prompt.text for prompt in prompts]
-    with serving(guard) as running:
-        results = post(running, {"input": texts}, "moderations").json()["results"]
-        asked = {"model": "tiny", "messages": [{"role": "user", "content": texts[0]}], "lasa": True}
-        answer = post(running, asked).json()
-    for text, result in zip(texts, results, strict=True):
-        decision = guard.decide([({"role": "user", "content": text},)])[0]
-        assert set(result["categories"]) == set(result["category_applied_input_types"]) == {"harmful", *kinds}
-        assert [k for k in kinds if result["categories"][k]] == ([decision.category] if decision.flagged else [])
-        scores = {name: decision.score * given for name, given in decision.categories.items()}
-        assert result["category_scores"] == pytest.approx({"harmful": decision.score, **scores}, abs=1e-4)
-        hazards = {"self_harm": ["S11"], "hate": ["S10"], "crime": ["S2"], None: []}[decision.category]
-        assert (result["lasa"]["category"], result["lasa"]["hazards"]) == (decision.category, hazards)
-    assert set(answer["lasa"]["categories"]) == set(kinds)
-    assert {result["flagged"] for result in results} == {True, False}
-
-
 # plain completions
 
 

@@ -14,7 +14,7 @@ from lasa.models.layers import check_layer, context_length, forward_to_layers, i
 from lasa.progress import progress
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def read_answer_states(
     model: nn.Module,
     tokenizer: Any,
@@ -66,7 +66,7 @@ def read_answer_states(
                 for place, row in enumerate(batch):
                     part = states[place, len(before[row]) : len(rows[row])]
                     check_finite(at, part)
-                    found[row] = part.float().cpu()
+                    found[row] = part.to("cpu", torch.float32, copy=True)  # not a view that keeps the whole batch
 
             forward_to_layers(model, [layer], keep, input_ids=ids.to(device), attention_mask=mask.to(device))
             advance(len(batch))
