@@ -11,7 +11,7 @@ from random_model import make_model, make_prompts, make_tokenizer
 from lasa.conditioning.decision import Policy
 from lasa.guard.guard import Guard
 from lasa.interpreter.probe import AnswerHead, CategoryHead, InterpreterConfig, SafetySemanticInterpreter
-from lasa.models.generation import GenerationSettings, left_pad
+from lasa.models.generation import GenerationSettings, left_pad, terminators
 from lasa.models.hidden_states import ReadPoint
 from lasa.models.rendering import render, template_fingerprint
 
@@ -21,6 +21,8 @@ PROMPTS, TOKENS = 8, 128
 def measure(scale: Scale) -> list[Ratio]:
     model, tokenizer = make_model(scale), make_tokenizer()
     model.generation_config.eos_token_id = None
+    with torch.no_grad():
+        model.get_output_embeddings().weight[terminators(model, tokenizer)] = 0  # no answer ends early
     width = min(64, scale.generation_prompt)
     conversations = [p.messages for p in make_prompts(PROMPTS, width, width)]
     point = ReadPoint(scale.layers // 2, "last", template_fingerprint(tokenizer))
@@ -30,19 +32,19 @@ def measure(scale: Scale) -> list[Ratio]:
     settings = GenerationSettings(max_new_tokens=TOKENS)
 
     @torch.inference_mode()
-    def plain() -> list[str]:
+    def plain() -> None:
         ids, mask = left_pad([render(tokenizer, messages).token_ids for messages in conversations], 0)
         output = model.generate(
             input_ids=ids, attention_mask=mask, max_new_tokens=TOKENS, do_sample=False, eos_token_id=None
         )
-        return [tokenizer.decode(answer, skip_special_tokens=True) for answer in output[:, ids.shape[1] :].tolist()]
+        for answer in output[:, ids.shape[1] :].tolist():
+            tokenizer.decode(answer, skip_special_tokens=True)
 
-    def guarded() -> list[str]:
+    def guarded() -> None:
         answers = guard.generate(conversations, settings)
         assert not any(answer.stopped or answer.decision.flagged for answer in answers)
-        return [answer.answer.text for answer in answers]
+        assert all(len(answer.answer.token_ids) == TOKENS for answer in answers)
 
-    assert guarded() == plain()
     seconds = interleaved({"plain": plain, "guarded": guarded}, 2 * scale.repeats)
     return [
         Ratio(
