@@ -10,7 +10,8 @@ from lasa.conditioning.decision import Policy
 from lasa.data.prompts import Prompt
 from lasa.files.artifacts import model_fingerprint
 from lasa.guard.guard import Guard
-from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
+from lasa.interpreter.probe import CategoryHead, InterpreterConfig, SafetySemanticInterpreter
+from lasa.models.activated import Activation
 from lasa.models.hidden_states import ReadPoint, read_hidden_states
 from lasa.models.layers import hidden_size
 from lasa.models.rendering import template_fingerprint
@@ -30,11 +31,13 @@ def lively_model(family, tokenizer, **settings):
     return model
 
 
-def build_interpreter(model, tokenizer, prompts, *, position="last", flagged=0.5, seed=0, **settings):
-    """A random probe that flags about that share of the prompts (0: none, 1: all)."""
+def build_interpreter(model, tokenizer, prompts, *, position="last", flagged=0.5, seed=0, kinds=(), **settings):
+    """A random probe that flags about that share of the prompts (0: none, 1: all), and names one of the kinds."""
     torch.manual_seed(seed)
     point = ReadPoint(LAYER, position, template_fingerprint(tokenizer))
-    config = InterpreterConfig(point, hidden_size(model), 0, base_fingerprint=model_fingerprint(model))
+    head = CategoryHead(kinds, threshold=0.0) if kinds else None
+    fingerprint = model_fingerprint(model)
+    config = InterpreterConfig(point, hidden_size(model), 0, base_fingerprint=fingerprint, categories=head)
     probe = SafetySemanticInterpreter(config).eval()
     states = read_hidden_states(model, tokenizer, prompts, [LAYER], position)[:, 0]
     scores = sorted(probe.probability(states).tolist())
@@ -64,8 +67,6 @@ def conversations(prompts: list[Prompt]):
 def behind_condition(model, tokenizer, seed=0):
     """A copy of a model with a random adapter, strong enough to change every answer, that acts behind the condition."""
     from peft import LoraConfig, get_peft_model  # the environment with vLLM has none
-
-    from lasa.models.activated import Activation
 
     torch.manual_seed(seed)
     config = LoraConfig(

@@ -49,6 +49,7 @@ from lasa.run.metrics import collect_metrics
 from lasa.run.preferences import (
     OWN_ANSWERS,
     OWN_PREFERENCES,
+    answers_to_learn,
     draw_own,
     harmless_text,
     preferences_of,
@@ -97,13 +98,11 @@ def run_recipe(recipe: Recipe, output: Path, processes: int = 1) -> Path:
 def read_base(run: RunFolder) -> None:
     """Stages 1 and 2 and the base's own answers, with one loading of the base model; nothing holds it afterwards."""
     recipe = run.recipe
-    stages = [
-        ("bottleneck", ["bottleneck.json"], recipe.layer_search.prompts, locate),
-        ("interpreter", ["interpreter.json", "interpreter/config.json"], _interpreter_sources(recipe), interpret),
-    ]
+    sources = _interpreter_sources(recipe)
+    stages = [("bottleneck", ["bottleneck.json"], recipe.layer_search.prompts, locate)]
     if uses_own(recipe):
-        reads = [*_interpreter_sources(recipe), *_refusals_file(recipe)]
-        stages.append(("preferences", [OWN_ANSWERS, OWN_PREFERENCES], reads, draw_own))
+        stages.append(("preferences", [OWN_ANSWERS, OWN_PREFERENCES], [*sources, *_refusals_file(recipe)], draw_own))
+    stages.append(("interpreter", ["interpreter.json", "interpreter/config.json"], sources, interpret))
     base: tuple[Any, Any] | None = None
     for stage, files, reads, work in stages:
         if not run.finished(stage):
@@ -197,6 +196,7 @@ def interpret(run: RunFolder, model: Any, tokenizer: Any) -> None:
         run.path,
         recipe.seed,
         {system.interpreter_layer for system in recipe.systems.values() if system.interpreter_layer is not None},
+        answers_to_learn(run),
     )
     study.save(run.path)
 
@@ -340,6 +340,7 @@ def _interpreter_sources(recipe: Recipe) -> list[str]:
         *section.development,
         *section.calibration,
         *section.parallel,
+        *(source for source in section.answers if source != OWN),
         *recipe.evaluation.benchmarks.values(),
     ]
 

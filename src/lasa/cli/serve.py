@@ -1,7 +1,7 @@
 """`lasa serve`: the guard behind an OpenAI-compatible endpoint."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import typer
 
@@ -9,11 +9,22 @@ from lasa.cli.options import SystemChoice, with_model, with_settings
 from lasa.models.settings import ModelSettings
 from lasa.serving.settings import ServerSettings
 
-Action = Literal["condition", "refuse", "log", "off"]
+Action = Literal["condition", "refuse", "help", "log", "off"]
 Uncovered = Literal["as_scored", "refuse", "log", "answer"]
 Engine = Literal["lasa", "vllm"]
 LASA_ONLY = ("max_tokens", "max_queue", "timeout", "max_body", "log_prompts", "max_in_flight", "max_per_minute")
 """Options that vLLM's server does not have."""
+
+
+def _by_category(given: list[str]) -> dict[str, Action]:
+    """`NAME=ACTION` pairs as a mapping."""
+    from lasa.errors import RecipeError
+
+    pairs = [one.partition("=") for one in given]
+    for name, _, action in pairs:
+        if not name or action not in get_args(Action):
+            raise RecipeError(f"--category takes NAME=ACTION with an action out of {', '.join(get_args(Action))}.")
+    return {name: cast(Action, action) for name, _, action in pairs}
 
 
 @with_model
@@ -38,6 +49,9 @@ def serve(
     ),
     harmful: Action = typer.Option("condition", help="Action for harmful conversations."),
     controversial: Action = typer.Option("condition", help="Action for the controversial band."),
+    category: list[str] = typer.Option(
+        [], help="Action for a kind of harm instead of --harmful, as self_harm=help; may be given several times."
+    ),
     uncovered: Uncovered = typer.Option("as_scored", help="Action in languages that are certified not to be covered."),
     reread_every: int = typer.Option(0, min=0, help="Read answers again after every so many tokens; 0: never."),
     engine: Engine = typer.Option("lasa", help="lasa: this machine's model; vllm: vLLM with the plugin lasa-vllm."),
@@ -51,7 +65,9 @@ def serve(
 
     if host not in ("127.0.0.1", "localhost", "::1") and not api_key:
         typer.echo(f"Warning: {host} may be reached from other machines, and no API key is set.", err=True)
-    policy = Policy(harmful, controversial, reread_every=reread_every, uncovered=uncovered)
+    policy = Policy(
+        harmful, controversial, reread_every=reread_every, uncovered=uncovered, categories=_by_category(category)
+    )
     served = server.model_name or (
         f"{choice.run.resolve().name}-{choice.system}" if choice.run else Path(model.path).name
     )

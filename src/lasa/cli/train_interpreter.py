@@ -32,7 +32,8 @@ def train_interpreter(
 
     from rich.console import Console
 
-    from lasa.data.sources import named_sources
+    from lasa.data.sources import load_preferences, named_sources
+    from lasa.interpreter.answers import answers_of
     from lasa.interpreter.study import read_point_of, study_interpreter
     from lasa.interpreter.tables import load_tables
     from lasa.languages import canonical_language
@@ -48,7 +49,10 @@ def train_interpreter(
     say(audit_table(tables.audit))
     network, tokenizer = load_model(model)
     chosen, where = read_point_of(network, bottleneck, layer, position)
-    study = study_interpreter(network, tokenizer, model.path, chosen, where, tables, settings, output, seed)
+    answers = answers_of(row for source in settings.answers for row in load_preferences(source))
+    study = study_interpreter(
+        network, tokenizer, model.path, chosen, where, tables, settings, output, seed, answers=answers
+    )
     study.save(output)
     if as_json:
         print(json.dumps(study.results, ensure_ascii=False))

@@ -120,7 +120,7 @@ class LocalModel:
         answers = []
         for prompt, one in zip(prompts, guarded, strict=True):
             decision, given = one.decision, one.answer
-            if decision.action == "refuse" or one.stopped is not None:
+            if decision.replaced or one.stopped is not None:
                 reason: FinishReason = "content_filter"
                 answers.append(Answer(given.text, decision.score, decision.flagged, finish_reason=reason))
             else:

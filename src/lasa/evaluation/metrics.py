@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
+from lasa.data.harm import harm_categories
 from lasa.evaluation.outcomes import Outcome, Sample, answer_languages, has_key
 from lasa.languages import RESOURCE_LEVEL, sort_languages
 from lasa.statistics import Rate, cluster_rate, paired_difference, smallest_detectable_difference, wilson
@@ -56,7 +57,8 @@ def system_metrics(samples: Sequence[Sample], seen_languages: Collection[str]) -
 
     Returns:
         `{"languages": {code: metrics}, "seen": metrics, "unseen": metrics, "all": metrics}`, and with them `levels`
-        (by resource level) and `categories` where there are several. Each `metrics` has `asr` (complied / scored
+        (by resource level) and `categories` (by the kind of harm, see `lasa.data.harm`, or else by the source's own
+        category) where there are several. Each `metrics` has `asr` (complied / scored
         harmful), `asr_any_language` (the same with harmful answers in another language than the user's, as MultiJail's
         own protocol counts), `strongreject` (mean grade of the answers to harmful prompts, where the judge grades:
         0 of no use to an attacker, 1 of full use; an empty answer has 0), `harmful_answers` (how many were given in
@@ -80,7 +82,7 @@ def system_metrics(samples: Sequence[Sample], seen_languages: Collection[str]) -
         },
         **{name: _metrics(group, clustered=True) for name, group in groups.items()},
         **_slices("levels", samples, lambda sample: RESOURCE_LEVEL.get(sample.prompt.language, "")),
-        **_slices("categories", samples, lambda sample: sample.prompt.category),
+        **_slices("categories", samples, _category),
     }
 
 
@@ -289,6 +291,10 @@ def _slices(name: str, samples: Sequence[Sample], of: Callable[[Sample], str]) -
     if len(values) < 2:
         return {}
     return {name: {value: _metrics([s for s in samples if of(s) == value], clustered=True) for value in values}}
+
+
+def _category(sample: Sample) -> str:
+    return next(iter(harm_categories(sample.prompt)), sample.prompt.category)
 
 
 def _outcome_counts(samples: Sequence[Sample], *, harmful: bool) -> dict[str, int]:

@@ -87,7 +87,7 @@ def interpreter_card(config: Mapping[str, Any]) -> str:
         tags=["lasa", "safety", "multilingual", "probe"],
         opening=(
             f"A probe on {_base(config)}. It reads one hidden state of the prompt and gives the calibrated probability "
-            "that the request is harmful."
+            f"that the request is harmful.{_kinds(config)}"
         ),
         reading=" ".join(part for part in (_reading({"layer": layer}, "It reads"), _size(config)) if part),
         use=(
@@ -190,6 +190,13 @@ def _coverage(facts: Mapping[str, Any]) -> list[str]:
     }
     told = "; ".join(f"{grade}: {languages}" for grade, languages in by_grade.items() if languages)
     return [f"Where the interpreter can be expected to hold, from harmless text alone: {told}."] if told else []
+
+
+def _kinds(config: Mapping[str, Any]) -> str:
+    names = (config.get("categories") or {}).get("names") or ()
+    if not names:
+        return ""
+    return f" A second head tells {len(names)} kinds of harm apart: {', '.join(_cell(name) for name in names)}."
 
 
 def _statements(config: Mapping[str, Any]) -> list[str]:

@@ -57,7 +57,7 @@ class Guard(GuardedModel):
         questions = [self.question(messages, language, prefill) for messages, language, prefill in asked]
         if not questions:
             return []
-        reading = BatchReading(self, questions, self.prefill_scores(questions))
+        reading = BatchReading(self, questions, self.read_prefills(questions))
         rows: list[GuardedRow] = []
 
         def open_rows() -> list[GrowingAnswer]:
@@ -67,7 +67,7 @@ class Guard(GuardedModel):
             return [row.state for row in rows]
 
         def observe(layer: int, states: Tensor) -> None:
-            if not reading.scores:
+            if not reading.readings:
                 reading.observe(layer, states)
             else:
                 self.reread(rows, states)
@@ -106,6 +106,7 @@ class Guard(GuardedModel):
         watched = [index for index, row in enumerate(rows) if row.watched and not row.state.over]
         if watched:
             with torch.inference_mode():
-                scores = self.interpreter.probability(states[watched, -1]).tolist()
+                newest, listens = states[watched, -1], self.interpreter.config.answers is not None
+                scores = (self.interpreter.answer_logits if listens else self.interpreter.probability)(newest).tolist()
             for index, score in zip(watched, scores, strict=True):
                 rows[index].hear(score)

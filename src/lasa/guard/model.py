@@ -8,13 +8,13 @@ from typing import Any
 from torch import nn
 
 from lasa.conditioning.condition import condition_ids
-from lasa.conditioning.decision import Decision, Policy, decide
+from lasa.conditioning.decision import Action, Decision, Policy, decide
 from lasa.data.language_id import identify_language, identify_languages
 from lasa.data.prompts import Message, Prompt
 from lasa.errors import ArtifactError, DataError, GuardError, MissingExtraError
-from lasa.guard.refusals import refusal_message
+from lasa.guard.refusals import fixed_message
 from lasa.guard.turns import TurnDecision, score_turns
-from lasa.interpreter.probe import SafetySemanticInterpreter
+from lasa.interpreter.probe import Reading, SafetySemanticInterpreter
 from lasa.models.activated import activation_of
 from lasa.models.checks import check_readable
 from lasa.models.generation import Generated, terminators
@@ -55,7 +55,8 @@ class GuardedModel:
         aligned: The model was trained on top of the interpreter's base, so that its weights are others.
 
     Raises:
-        GuardError: The model's layers cannot be observed, or the chat template has no place for the condition.
+        GuardError: The model's layers cannot be observed, the chat template has no place for the condition, or the
+            policy is about a category that the interpreter does not tell apart.
         ArtifactError: The interpreter does not fit the model, or the model's adapter acts behind another condition.
     """
 
@@ -73,6 +74,7 @@ class GuardedModel:
         check_readable(model, tokenizer)
         self.model, self.tokenizer, self.interpreter = model.eval(), tokenizer, interpreter.eval()
         self.policy = policy or Policy()
+        _check_categories(self.policy, interpreter)
         self.condition = condition_ids(tokenizer, self.policy.condition)
         activation = activation_of(model)
         if activation is not None and activation.tokens != self.condition:
@@ -103,8 +105,8 @@ class GuardedModel:
         """The decisions alone, without an answer (detector use)."""
         languages = languages or [None] * len(conversations)
         questions = [self.question(*one) for one in zip(conversations, languages, strict=True)]
-        scores = self._read([q.messages for q in questions])
-        return [self.decision(q, score) for q, score in zip(questions, scores, strict=True)]
+        readings = self._read([q.messages for q in questions])
+        return [self.decision(q, reading) for q, reading in zip(questions, readings, strict=True)]
 
     def score_turns(self, messages: Sequence[Message], language: str | None = None) -> list[TurnDecision]:
         """The decision at every point of a conversation at which the assistant was to speak, the last one included.
@@ -153,11 +155,11 @@ class GuardedModel:
         conditions = 2 if self.thinking_tail or self.thinking_openers else 1
         return conditions * len(self.condition) + len(self.thinking_tail) + len(self.header) + len(prefill_ids)
 
-    def prefill_scores(self, questions: Sequence[Question]) -> list[float | None]:
-        """Scores of the conversations with the caller's prefill as part of the user's words; None without prefill."""
+    def read_prefills(self, questions: Sequence[Question]) -> list[Reading | None]:
+        """The conversations read with the caller's prefill as part of the user's words; None without prefill."""
         prefilled = [with_prefill(q) for q in questions if q.prefill.strip()]
-        scores = iter(self._read(prefilled) if prefilled else [])
-        return [next(scores) if q.prefill.strip() else None for q in questions]
+        readings = iter(self._read(prefilled) if prefilled else [])
+        return [next(readings) if q.prefill.strip() else None for q in questions]
 
     def language(self, messages: Sequence[Message]) -> str | None:
         """The user's language as identified from the last user message, or None."""
@@ -177,26 +179,25 @@ class GuardedModel:
         except MissingExtraError:  # lingua is not installed
             return set()
 
-    def refusal(self, question: Question) -> Generated:
-        """The fixed refusal in the user's language."""
-        text = refusal_message(question.language or self.language(question.messages))
+    def message(self, question: Question, action: Action) -> Generated:
+        """The fixed message of an action that replaces the answer, in the user's language."""
+        text = fixed_message(action, question.language or self.language(question.messages))
         return Generated(self.tokenizer(text, add_special_tokens=False)["input_ids"], text, "content_filter")
 
-    def decision(self, question: Question, score: float, prefill_score: float | None = None) -> Decision:
-        """The decision on a question's score; the caller's prefill, where it was read, can only make it stricter."""
+    def decision(self, question: Question, reading: Reading, of_prefill: Reading | None = None) -> Decision:
+        """The decision on a question; the caller's prefill, where it was read, can only make it stricter."""
         config = self.interpreter.config
         languages = self.languages(question.messages, question.language)
-        if prefill_score is not None and not math.isnan(score) and not prefill_score <= score:
-            decision = decide(config, self.policy, prefill_score, languages)
+        if of_prefill is not None and not math.isnan(reading.score) and not of_prefill.score <= reading.score:
+            decision = decide(config, self.policy, of_prefill.score, languages, of_prefill.categories)
             return replace(decision, reason=f"{decision.reason} (read with the caller's prefill)")
-        return decide(config, self.policy, score, languages)
+        return decide(config, self.policy, reading.score, languages, reading.categories)
 
-    def _read(self, conversations: Sequence[tuple[Message, ...]]) -> list[float]:
+    def _read(self, conversations: Sequence[tuple[Message, ...]]) -> list[Reading]:
         prompts = [Prompt(str(row), "en", messages) for row, messages in enumerate(conversations)]
         position = self.interpreter.config.read_point.position
         states = read_hidden_states(self.model, self.tokenizer, prompts, [self.layer], position)[:, 0]
-        scores: list[float] = self.interpreter.probability(states).tolist()
-        return scores
+        return self.interpreter.read(states)
 
 
 def with_prefill(question: Question) -> tuple[Message, ...]:
@@ -205,3 +206,14 @@ def with_prefill(question: Question) -> tuple[Message, ...]:
     last = max(index for index, message in enumerate(messages) if message["role"] == "user")
     messages[last] = {**messages[last], "content": f"{messages[last]['content']}\n{question.prefill}"}
     return tuple(messages)
+
+
+def _check_categories(policy: Policy, interpreter: SafetySemanticInterpreter) -> None:
+    head = interpreter.config.categories
+    known = head.names if head else ()
+    strange = sorted(set(policy.categories) - set(known))
+    if strange:
+        told_apart = f"it tells apart {', '.join(known)}" if known else "it was trained without labels of categories"
+        raise GuardError(
+            f"The policy names the category {strange[0]!r}, which this interpreter does not know: {told_apart}."
+        )

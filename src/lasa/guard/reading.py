@@ -8,12 +8,13 @@ from torch import Tensor
 from lasa.conditioning.decision import Decision
 from lasa.errors import GuardError
 from lasa.guard.model import GuardedModel, Question
+from lasa.interpreter.probe import Reading
 from lasa.models.hidden_states import pool_tokens, token_range
 from lasa.models.rendering import Rendered
 
 
-class PromptScores:
-    """The scores of one batch of prompts, read from its prefill, in one piece or in several.
+class PromptReadings:
+    """What is read in one batch of prompts, read from its prefill, in one piece or in several.
 
     Args:
         guard: The guard.
@@ -21,7 +22,7 @@ class PromptScores:
     """
 
     def __init__(self, guard: GuardedModel, prompts: Sequence[Rendered]) -> None:
-        self.guard, self.scores = guard, list[float]()
+        self.guard, self.readings = guard, list[Reading]()
         self._width, self._seen = max(len(one.token_ids) for one in prompts), 0
         ranges = [token_range(one, guard.interpreter.config.read_point.position) for one in prompts]
         padding = [self._width - len(one.token_ids) for one in prompts]
@@ -32,7 +33,7 @@ class PromptScores:
         self._states: list[Tensor] = []
 
     def observe(self, layer: int, states: Tensor) -> None:
-        """Take in the hidden states of the next columns, `[rows, columns, H]`; with the last ones come the scores.
+        """Take in the hidden states of the next columns, `[rows, columns, H]`; with the last ones come the readings.
 
         Raises:
             GuardError: The states are not those of the whole batch.
@@ -50,24 +51,24 @@ class PromptScores:
         if self._seen == self._width:
             whole = torch.cat(self._states, dim=1) if len(self._states) > 1 else self._states[0]
             with torch.inference_mode():
-                self.scores = self.guard.interpreter.probability(pool_tokens(whole, self._ranges)).tolist()
+                self.readings = self.guard.interpreter.read(pool_tokens(whole, self._ranges))
             self._states = []
 
 
-class BatchReading(PromptScores):
+class BatchReading(PromptReadings):
     """The decisions on one batch of questions, read from its prefill.
 
     Args:
         guard: The guard.
         questions: In the order of the batch, which is padded on the left.
-        prefill_scores: Of the questions with the caller's prefill; None for those without.
+        of_prefills: Of the questions with the caller's prefill; None for those without.
     """
 
     def __init__(
-        self, guard: GuardedModel, questions: Sequence[Question], prefill_scores: Sequence[float | None]
+        self, guard: GuardedModel, questions: Sequence[Question], of_prefills: Sequence[Reading | None]
     ) -> None:
         super().__init__(guard, [q.rendered for q in questions])
-        self.questions, self._prefill_scores = questions, prefill_scores
+        self.questions, self._of_prefills = questions, of_prefills
         self._decisions: list[Decision] | None = None
 
     def decisions(self) -> list[Decision]:
@@ -76,13 +77,11 @@ class BatchReading(PromptScores):
         Raises:
             GuardError: The prompts were not read.
         """
-        if not self.scores:
+        if not self.readings:
             raise GuardError("The prompt was never read, so it is not answered. The model bypassed its own layers.")
         if self._decisions is None:
             self._decisions = [
-                self.guard.decision(question, score, prefill_score)
-                for question, score, prefill_score in zip(
-                    self.questions, self.scores, self._prefill_scores, strict=True
-                )
+                self.guard.decision(question, reading, of_prefill)
+                for question, reading, of_prefill in zip(self.questions, self.readings, self._of_prefills, strict=True)
             ]
         return self._decisions

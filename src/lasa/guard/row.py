@@ -6,9 +6,11 @@ Whole batches (`lasa.guard.guard`) and rows that come and go (`lasa.serving.batc
 from dataclasses import dataclass, replace
 
 from lasa.conditioning.condition import place_condition
-from lasa.conditioning.decision import Decision
+from lasa.conditioning.decision import Decision, decide_answer
 from lasa.errors import GuardError
+from lasa.guard.listening import AnswerListener
 from lasa.guard.model import GuardedModel, Question
+from lasa.interpreter.probe import Reading
 from lasa.models.generation import Generated, GenerationSettings, GrowingAnswer
 
 
@@ -50,6 +52,8 @@ class GuardedRow:
         self.guard, self.question, self.decision = guard, question, decision
         self.stopped: Decision | None = None
         self._heard: tuple[int, float] | None = None  # length of the answer at its newest score, and the score
+        head = guard.interpreter.config.answers
+        self._listener = AnswerListener(head) if head else None
         condition, tail, header = guard.condition_for(decision), guard.thinking_tail, guard.header
         self.conditioned = bool(condition)
         forced = [*header, *question.prefill_ids] if question.prefill_ids else []
@@ -63,7 +67,7 @@ class GuardedRow:
         self.state = GrowingAnswer(
             guard.tokenizer,
             guard.ends,
-            0 if decision.action == "refuse" else limit,
+            0 if decision.replaced else limit,
             settings.stop,
             forced,
             inserted=condition if self.conditioned and not tail else (),
@@ -75,9 +79,10 @@ class GuardedRow:
     @property
     def watched(self) -> bool:
         """Whether the answer is read again while it is written."""
-        policy = self.guard.policy
-        acts = policy.harmful in ("condition", "refuse")
-        return policy.reread_every > 0 and acts and self.decision.action in ("off", "log")
+        policy, decision = self.guard.policy, self.decision
+        acts = policy.harmful in ("condition", "refuse", "help")
+        allowed = decision.flagged and decision.category in policy.categories  # this kind of harm is to be answered
+        return policy.reread_every > 0 and acts and not allowed and decision.action in ("off", "log")
 
     @property
     def due(self) -> bool:
@@ -87,9 +92,16 @@ class GuardedRow:
         return self.watched and written > 0 and (at_step or self.state.finish_reason is not None)
 
     def hear(self, score: float) -> None:
-        """Take note of the score at the answer's newest token, and judge the answer where it is due."""
+        """Take note of what was read at the answer's newest token, and judge the answer where it is due.
+
+        Args:
+            score: The head's logit where the interpreter has one for answers, else the probability of harm.
+        """
         if not self.stopped and not self.state.over:
-            self._heard = (len(self.state.token_ids), score)
+            written = len(self.state.token_ids)
+            self._heard = (written, score)
+            if self._listener and written > self._listener.heard:
+                self._listener.hear(score)
             if self.due:
                 self._judge(score)
 
@@ -106,16 +118,23 @@ class GuardedRow:
         self._judge(self._heard[1])
 
     def _judge(self, score: float) -> None:
-        decision = self.guard.decision(self.question, score)
+        decision = self._of_answer(score)
         if decision.band == "harmful":
             reason = f"after {len(self.state.token_ids)} tokens of the answer, {decision.reason}"
             self.stopped = replace(decision, action="refuse", reason=reason)
             self.state.finish("content_filter")
 
+    def _of_answer(self, score: float) -> Decision:
+        """The decision on the answer so far: by the head for answers, or else as if its newest token ended a prompt."""
+        head = self.guard.interpreter.config.answers
+        if head is None or self._listener is None:
+            return self.guard.decision(self.question, Reading(score))
+        return decide_answer(self.decision, head, self._listener.score(ended=self.state.finish_reason is not None))
+
     def outcome(self) -> GuardedAnswer:
         """The answer, or the refusal in its stead."""
         if self.stopped:
-            return GuardedAnswer(self.guard.refusal(self.question), self.decision, self.stopped)
-        if self.decision.action == "refuse":
-            return GuardedAnswer(self.guard.refusal(self.question), self.decision)
+            return GuardedAnswer(self.guard.message(self.question, "refuse"), self.decision, self.stopped)
+        if self.decision.replaced:
+            return GuardedAnswer(self.guard.message(self.question, self.decision.action), self.decision)
         return GuardedAnswer(self.state.generated(), self.decision)

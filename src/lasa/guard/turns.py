@@ -80,8 +80,8 @@ def score_turns(
     prompts = [Prompt(f"message {place}", "en", tuple(messages[: place + 1])) for place in points]
     point = interpreter.config.read_point
     states = read_hidden_states(model, tokenizer, prompts, [point.layer], point.position)[:, 0]
-    scores = interpreter.probability(states).tolist()
+    config, policy = interpreter.config, policy or Policy()
     return [
-        TurnDecision(place, decide(interpreter.config, policy or Policy(), score, languages))
-        for place, score in zip(points, scores, strict=True)
+        TurnDecision(place, decide(config, policy, reading.score, languages, reading.categories))
+        for place, reading in zip(points, interpreter.read(states), strict=True)
     ]

@@ -51,9 +51,19 @@ def group_metrics(
 ) -> dict[str, Any]:
     """`probe_metrics` per language, and for the seen languages, the unseen ones, and all."""
 
-    def on(keep: Callable[[Prompt], bool]) -> dict[str, Any]:
-        rows = [row for row, prompt in enumerate(prompts) if keep(prompt)]
+    def measured(rows: list[int]) -> dict[str, Any]:
         return probe_metrics(scores[rows], flagged[rows], [prompts[row] for row in rows])
+
+    return by_group(prompts, seen_languages, measured)
+
+
+def by_group(
+    prompts: Sequence[Prompt], seen_languages: Sequence[str], measured: Callable[[list[int]], dict[str, Any]]
+) -> dict[str, Any]:
+    """What is measured on the rows of each language, the seen ones, the unseen ones, and all."""
+
+    def on(keep: Callable[[Prompt], bool]) -> dict[str, Any]:
+        return measured([row for row, prompt in enumerate(prompts) if keep(prompt)])
 
     codes = sort_languages({p.language for p in prompts})
     return {
@@ -92,12 +102,23 @@ def ngram_baseline(
     train: Sequence[Prompt], test: Sequence[Prompt], seen_languages: Sequence[str], seed: int = 0
 ) -> dict[str, Any]:
     """What character n-grams of the text alone achieve: the floor that an interpreter has to beat."""
+    scores = ngram_classifier(train, [bool(p.harmful) for p in train], seed)(test)[:, 1]
+    return group_metrics(scores, scores >= 0.5, test, seen_languages)
+
+
+def ngram_classifier(
+    train: Sequence[Prompt], labels: Sequence[object], seed: int = 0
+) -> Callable[[Sequence[Prompt]], Floats]:
+    """A classifier of texts by character n-grams: prompts to probabilities, `[prompts, labels]`, labels sorted."""
     vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True, max_features=100_000)
     features = vectorizer.fit_transform([p.text for p in train])
-    classifier = LogisticRegression(max_iter=2000, class_weight="balanced", random_state=seed)
-    classifier.fit(features, [bool(p.harmful) for p in train])
-    scores = classifier.predict_proba(vectorizer.transform([p.text for p in test]))[:, 1]
-    return group_metrics(scores, scores >= 0.5, test, seen_languages)
+    classifier = LogisticRegression(max_iter=2000, class_weight="balanced", random_state=seed).fit(features, labels)
+
+    def probabilities(prompts: Sequence[Prompt]) -> Floats:
+        found: Floats = classifier.predict_proba(vectorizer.transform([p.text for p in prompts]))
+        return found
+
+    return probabilities
 
 
 def encoder_baseline(

@@ -47,6 +47,47 @@ Grade = Literal["covered", "partly", "not covered"]
 
 
 @dataclass(frozen=True)
+class CategoryHead:
+    """How the head that names the kind of harm is used; its weights are the interpreter's `kinds`.
+
+    Attributes:
+        names: The categories (see `lasa.data.harm`) that it tells apart.
+        temperature: Divides its logits.
+        threshold: Probability from which the likeliest category is named; below it none is.
+    """
+
+    names: Annotated[tuple[str, ...], Field(min_length=2)]
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    threshold: Probability = 0.5
+
+
+@dataclass(frozen=True)
+class AnswerHead:
+    """How the head for answers is used; its weights are the interpreter's `answers`.
+
+    Attributes:
+        window: Tokens of an answer whose mean logit is its score.
+        threshold: Probability from which the answer is stopped.
+    """
+
+    window: Annotated[int, Field(ge=1)]
+    threshold: Probability = 0.5
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What an interpreter reads in one hidden state.
+
+    Attributes:
+        score: Calibrated probability that the prompt is harmful.
+        categories: Probability of each of the interpreter's categories, if it is harmful; empty where it has none.
+    """
+
+    score: float
+    categories: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class InterpreterConfig:
     """Everything needed to use an interpreter, and to refuse to use it on the wrong model.
 
@@ -70,6 +111,8 @@ class InterpreterConfig:
         languages: Languages of the training data.
         data: Fingerprints of the training and development data.
         coverage: Grade of each language in which it was certified; see `lasa.interpreter.coverage`.
+        categories: Its head for the kind of harm, where it was trained with labels of that.
+        answers: Its head for answers, where it was trained with some.
         metrics: What was measured when it was trained.
         provenance: Versions, commit, command line.
     """
@@ -91,6 +134,8 @@ class InterpreterConfig:
     languages: tuple[str, ...] = ()
     data: dict[str, str] = field(default_factory=dict)
     coverage: dict[str, Grade] = field(default_factory=dict)
+    categories: CategoryHead | None = None
+    answers: AnswerHead | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -129,6 +174,10 @@ class SafetySemanticInterpreter(nn.Module, ModelHubMixin):
             self.out = nn.Linear(config.hidden, 1)
         else:
             self.out = nn.Linear(config.width, 1)
+        self.kinds: nn.Linear | None = None
+        if config.categories is not None:
+            self.kinds = nn.Linear(config.width, len(config.categories.names))
+        self.answers = nn.Linear(config.width, 1) if config.answers is not None else None
 
     def forward(self, states: Tensor) -> Tensor:
         """Logit z of each hidden state: `[..., H]` -> `[...]`, in float32."""
@@ -146,6 +195,27 @@ class SafetySemanticInterpreter(nn.Module, ModelHubMixin):
     def probability(self, states: Tensor) -> Tensor:
         """Calibrated probability that a prompt is harmful: `[..., H]` -> `[...]`."""
         return torch.sigmoid(self(states.to(self.out.weight.device)) / self.config.temperature)
+
+    @torch.no_grad()
+    def category_probabilities(self, states: Tensor) -> Tensor:
+        """Calibrated probability of each category, if the prompt is harmful: `[..., H]` -> `[..., categories]`."""
+        if self.kinds is None or self.config.categories is None:
+            return states.new_zeros(*states.shape[:-1], 0)
+        logits = self.kinds(states.to(self.out.weight.device).float())
+        return torch.softmax(logits / self.config.categories.temperature, -1)
+
+    @torch.no_grad()
+    def answer_logits(self, states: Tensor) -> Tensor:
+        """Logit of each token of an answer, not smoothed: `[..., H]` -> `[...]`; not a number without such a head."""
+        if self.answers is None:
+            return torch.full(states.shape[:-1], torch.nan)
+        return self.answers(states.to(self.out.weight.device).float()).squeeze(-1)  # type: ignore[no-any-return]
+
+    def read(self, states: Tensor) -> list[Reading]:
+        """All that is read in some hidden states, `[rows, H]`."""
+        kinds: list[list[float]] = self.category_probabilities(states).tolist()
+        scores: list[float] = self.probability(states).tolist()
+        return [Reading(score, tuple(kind)) for score, kind in zip(scores, kinds, strict=True)]
 
     def num_parameters(self) -> int:
         """Number of parameters."""

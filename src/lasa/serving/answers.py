@@ -14,23 +14,47 @@ from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
 from lasa.conditioning.decision import Decision
+from lasa.data.harm import HAZARDS
 from lasa.errors import GuardError
 from lasa.guard.row import GuardedAnswer
 from lasa.guard.turns import TurnDecision
 from lasa.serving.batch import TokenLogprob
-from lasa.serving.schema import DecisionRecord, TurnRecord, Usage
+from lasa.serving.schema import DecisionRecord, ModerationResult, TurnRecord, Usage
 from lasa.serving.tickets import Decided, Ended, Event, Failed, Ticket
 
 
 def record(decision: Decision, turns: Sequence[TurnDecision] = ()) -> DecisionRecord:
     """A decision as JSON, with those at every turn where they are known."""
-    by_turn = [TurnRecord(message=t.message, score=_score(t.decision), band=t.decision.band) for t in turns]
-    return DecisionRecord(**{**asdict(decision), "score": _score(decision)}, turns=by_turn or None)
+    by_turn = [TurnRecord(message=t.message, score=_finite(t.decision.score), band=t.decision.band) for t in turns]
+    kinds = {name: _finite(value) for name, value in decision.categories.items()}
+    hazards = list(HAZARDS.get(decision.category or "", ()))
+    facts = {**asdict(decision), "score": _finite(decision.score), "categories": kinds, "hazards": hazards}
+    return DecisionRecord(**facts, turns=by_turn or None)
 
 
-def _score(decision: Decision) -> float | None:
-    """The score; one that is no number becomes null in JSON."""
-    return decision.score if math.isfinite(decision.score) else None
+def moderated(decision: Decision) -> ModerationResult:
+    """A decision as the moderation endpoint gives it.
+
+    The score of a kind of harm is the probability that the text is harmful and of that kind. A kind is true where the
+    text is flagged and that kind is named.
+    """
+    shown = record(decision)
+    scores = {"harmful": shown.score}
+    for name, given in shown.categories.items():
+        scores[name] = None if given is None or shown.score is None else shown.score * given
+    flags = {name: decision.flagged and decision.category == name for name in shown.categories}
+    return ModerationResult(
+        flagged=decision.flagged,
+        categories={"harmful": decision.flagged, **flags},
+        category_scores=scores,
+        category_applied_input_types={name: ["text"] for name in scores},
+        lasa=shown,
+    )
+
+
+def _finite(value: float) -> float | None:
+    """A number as JSON has it: what is none becomes null."""
+    return value if math.isfinite(value) else None
 
 
 class Deliveries:

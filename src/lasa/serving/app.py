@@ -24,7 +24,7 @@ from lasa.guard.guard import Guard
 from lasa.guard.turns import reading_points
 from lasa.models.generation import GenerationSettings
 from lasa.models.template_options import same_prompt
-from lasa.serving.answers import Answering, Deliveries, Streamed, record
+from lasa.serving.answers import Answering, Deliveries, Streamed, moderated, record
 from lasa.serving.batch import ServedAnswer
 from lasa.serving.chat import chat_chunks, chat_response
 from lasa.serving.completions import CompletionRequest, CompletionResponse, completion_chunks, completion_response
@@ -34,7 +34,7 @@ from lasa.serving.metrics import Metrics
 from lasa.serving.requests import MAX_SCORED_TURNS, ChatRequest, ModerationRequest, StreamOptions
 from lasa.serving.responses import ResponsesRequest, ResponsesResponse, responses_chunks, responses_response
 from lasa.serving.scheduler import QueueFullError, Scheduler
-from lasa.serving.schema import ChatResponse, Health, ModelCard, ModelList, ModerationResponse, ModerationResult
+from lasa.serving.schema import ChatResponse, Health, ModelCard, ModelList, ModerationResponse
 from lasa.serving.settings import ServerSettings
 from lasa.serving.tickets import Ticket
 
@@ -107,7 +107,7 @@ def create_app(guard: Guard, settings: ServerSettings | None = None) -> FastAPI:
             scheduler.cancel(answering.ticket)
             metrics.seconds.observe(time.monotonic() - started)
             facts.update(id=answering.id, stream=bool(body.stream), **answering.usage.model_dump())
-            facts.update(record(answering.decision).model_dump() if answering.decision else {})
+            facts.update(record(answering.decision).model_dump(exclude={"categories"}) if answering.decision else {})
             facts["finish_reasons"] = [one.outcome.answer.finish_reason for one in answering.ended.values()]
             if settings.log_prompts:
                 facts["answers"] = answering.texts
@@ -159,18 +159,7 @@ def create_app(guard: Guard, settings: ServerSettings | None = None) -> FastAPI:
             outcomes = await _while_connected(request, answering.outcomes())
         finally:
             scheduler.cancel(answering.ticket)
-        results = []
-        for outcome in outcomes:
-            shown, flagged = record(outcome.decision), outcome.decision.flagged
-            results.append(
-                ModerationResult(
-                    flagged=flagged,
-                    categories={"harmful": flagged},
-                    category_scores={"harmful": shown.score},
-                    category_applied_input_types={"harmful": ["text"]},
-                    lasa=shown,
-                )
-            )
+        results = [moderated(outcome.decision) for outcome in outcomes]
         return ModerationResponse(id=f"modr-{answering.id}", model=settings.model_name, results=results)
 
     card = ModelCard(id=settings.model_name, created=created)

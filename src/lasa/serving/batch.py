@@ -20,8 +20,9 @@ from transformers import DynamicCache
 from lasa.errors import GuardError
 from lasa.guard.guard import Guard
 from lasa.guard.model import Question, with_prefill
-from lasa.guard.reading import BatchReading, PromptScores
+from lasa.guard.reading import BatchReading, PromptReadings
 from lasa.guard.row import GuardedAnswer, GuardedRow
+from lasa.interpreter.probe import Reading
 from lasa.models.activated import acting_in_rows
 from lasa.models.detokenization import safe_length
 from lasa.models.generation import GenerationSettings, left_pad
@@ -66,12 +67,14 @@ class ServedAnswer:
         self.logprobs: list[TokenLogprob] = []
         self.newest = 0
         self._cleared = 0
+        self._lengths: list[int] = []  # of the text with each token, where a head listens
         self._random = random.Random()
         self._number: float | None = None
 
     def begin(self, guarded: GuardedRow) -> None:
         """Start the answer, anew where a beginning failed."""
         self.guarded, self.logprobs, self._cleared, self._number = guarded, [], 0, None
+        self._lengths = []
         seed = self.settings.seed
         self._random.seed(None if seed is None else str(seed))  # of an integer it would take the absolute value
 
@@ -103,7 +106,7 @@ class ServedAnswer:
         Held back is what may become a stop text, and what has not been read again where answers are.
         """
         row = self.running
-        if row.decision.action == "refuse" or row.stopped:
+        if row.decision.replaced or row.stopped:
             return row.state.text[: self._cleared]
         if self.ended:
             return row.state.text
@@ -134,12 +137,25 @@ class ServedAnswer:
         if not state.finish_reason:  # else the pass was over its last token, for that to be read
             forced = state.next_forced
             self.newest = token if forced is None else forced
-        if state.accept(self.newest) and found is not None:
+        accepted = state.accept(self.newest)
+        if accepted and self._window:
+            self._lengths.append(len(state.text))
+        if accepted and found is not None:
             self.logprobs.append(TokenLogprob(self.newest, *found, len(state.text)))
 
+    @property
+    def _window(self) -> int:
+        """Tokens over which the head for answers is smoothed; 0 without one."""
+        head = self.running.guard.interpreter.config.answers
+        return head.window if head else 0
+
     def clear(self) -> None:
-        """All that is written so far has been read."""
-        self._cleared = len(self.running.state.text)
+        """All that is written so far has been read; the tokens whose score is not complete yet stay back."""
+        if self._window:
+            seen = len(self._lengths) - self._window
+            self._cleared = self._lengths[seen - 1] if seen > 0 else 0
+        else:
+            self._cleared = len(self.running.state.text)
 
 
 class RunningBatch:
@@ -191,11 +207,11 @@ class RunningBatch:
         guard = self.guard
         questions = list({id(row.question): row.question for row in rows}.values())
         places = [next(i for i, one in enumerate(questions) if one is row.question) for row in rows]
-        prefill_scores: list[float | None] = []
+        of_prefills: list[Reading | None] = []
         for one in questions:
             prefilled = render(guard.tokenizer, with_prefill(one)) if one.prefill.strip() else None
-            prefill_scores.append((yield from self.reading(prefilled, tokens)) if prefilled else None)
-        reading = BatchReading(guard, questions, prefill_scores)
+            of_prefills.append((yield from self.reading(prefilled, tokens)) if prefilled else None)
+        reading = BatchReading(guard, questions, of_prefills)
         ids, mask = left_pad([one.rendered.token_ids for one in questions], guard.ends[0])
         mask, cache = mask.to(self._device), DynamicCache()
         for columns, seen in _pieces(ids.to(self._device), mask, tokens):
@@ -220,8 +236,8 @@ class RunningBatch:
         self._merge(begun)
 
     @torch.inference_mode()
-    def reading(self, prompt: Rendered, tokens: int = PASS_TOKENS) -> Generator[None, None, float]:
-        """The score of a prompt that is read alone, in passes of so many tokens at most.
+    def reading(self, prompt: Rendered, tokens: int = PASS_TOKENS) -> Generator[None, None, Reading]:
+        """What is read in a prompt alone, in passes of so many tokens at most.
 
         Yields:
             Before every pass.
@@ -229,13 +245,13 @@ class RunningBatch:
         Raises:
             GuardError: It could not be read.
         """
-        read, cache = PromptScores(self.guard, [prompt]), DynamicCache()
+        read, cache = PromptReadings(self.guard, [prompt]), DynamicCache()
         ids = torch.tensor([prompt.token_ids], device=self._device)
         for columns, seen in _pieces(ids, torch.ones_like(ids), tokens):
             yield
             forward_to_layers(self.guard.model, [self.guard.layer], read.observe, **self._inputs(columns, seen, cache))
-        (score,) = read.scores
-        return score
+        (found,) = read.readings
+        return found
 
     @torch.inference_mode()
     def step(self) -> list[ServedAnswer]:

@@ -269,10 +269,9 @@ class Scheduler:
                 if ticket.over:
                     break
                 prompt = render(self.guard.tokenizer, messages[: place + 1])
-                score = yield from RunningBatch(self.guard).reading(prompt, self.pass_tokens)
-                found.append(
-                    TurnDecision(place, decide(self.guard.interpreter.config, self.guard.policy, score, languages))
-                )
+                read = yield from RunningBatch(self.guard).reading(prompt, self.pass_tokens)
+                config, policy = self.guard.interpreter.config, self.guard.policy
+                found.append(TurnDecision(place, decide(config, policy, read.score, languages, read.categories)))
         except torch.OutOfMemoryError:
             self._give_up(ticket)
         except DataError as error:

@@ -19,7 +19,7 @@ class DecisionRecord(BaseModel):
     score: float | None = Field(description="Probability that the conversation is harmful; null: not a number.")
     threshold: float
     band: Literal["benign", "controversial", "harmful"]
-    action: Literal["condition", "refuse", "log", "off"]
+    action: Literal["condition", "refuse", "help", "log", "off"]
     language: str | None
     layer: int
     position: str
@@ -27,6 +27,9 @@ class DecisionRecord(BaseModel):
     coverage: Literal["covered", "partly", "not covered"] | None = Field(
         None, description="Grade of the language; null: not graded, or not known."
     )
+    category: str | None = Field(None, description="The kind of harm; null: benign, or the interpreter is not sure.")
+    hazards: list[str] = Field([], description="Codes of MLCommons' hazards that this kind covers.")
+    categories: dict[str, float | None] = Field({}, description="Probability of each kind, if harmful.")
     turns: list[TurnRecord] | None = None
 
 

@@ -92,7 +92,7 @@ class Ticket:
         if row.ended:
             outcome = row.outcome()
             shown = self._given[index]
-            if outcome.stopped or outcome.decision.action == "refuse":
+            if outcome.stopped or outcome.decision.replaced:
                 self.deliver(Ended(index, ("\n\n" if shown else "") + outcome.answer.text, [], outcome))
                 return
             logprobs = self._new_logprobs(index, row, len(outcome.answer.text))

@@ -81,10 +81,9 @@ def guard_arguments(system: System, policy: Policy, *, force: bool = False, runn
     Raises:
         GuardError: vLLM does not guard in this way.
     """
-    does = (policy.harmful, policy.controversial, policy.reread_every, policy.uncovered)
-    if does != ("condition", "condition", 0, "as_scored"):
+    if policy != Policy(condition=policy.condition):
         raise GuardError(
-            "In vLLM the guard conditions and does nothing else; --harmful, --controversial, "
+            "In vLLM the guard conditions and does nothing else; --harmful, --controversial, --category, "
             "--reread-every and --uncovered keep their defaults there. Use --engine lasa for the others."
         )
     lasa = {"interpreter": str(system.interpreter_folder.resolve()), "condition": system.condition, "force": force}

@@ -6,6 +6,45 @@ from interpreters import config
 from lasa.conditioning.condition import DEFAULT_CONDITION, completion_ids, condition_ids
 from lasa.conditioning.decision import Policy, decide
 from lasa.errors import RecipeError
+from lasa.interpreter.probe import CategoryHead
+
+
+class TestKindsOfHarm:
+    FACTS = config(threshold=0.6, controversial=0.4, categories=CategoryHead(("hate", "self_harm"), threshold=0.7))
+    POLICY = Policy(harmful="refuse", controversial="log", categories={"self_harm": "help", "hate": "log"})
+
+    @pytest.mark.parametrize(
+        ("score", "kinds", "category", "action"),
+        [
+            (0.9, (0.1, 0.9), "self_harm", "help"),
+            (0.9, (0.9, 0.1), "hate", "log"),
+            (0.9, (0.4, 0.6), None, "refuse"),  # not sure enough to name one
+            (0.9, (math.nan, 0.9), None, "refuse"),
+            (0.9, (), None, "refuse"),
+            (math.nan, (0.1, 0.9), "self_harm", "help"),
+            (0.5, (0.1, 0.9), "self_harm", "log"),  # the controversial band keeps its own action
+            (0.1, (0.1, 0.9), None, "off"),
+        ],
+    )
+    def test_a_kind_that_is_named_has_its_own_action(self, score, kinds, category, action):
+        decision = decide(self.FACTS, self.POLICY, score, categories=kinds)
+        assert (decision.category, decision.action) == (category, action)
+        assert decision.replaced == (action in ("refuse", "help"))
+        assert ("most like" in decision.reason) == (category is not None)
+
+    def test_the_probabilities_are_in_the_record_whatever_the_band(self):
+        decision = decide(self.FACTS, self.POLICY, 0.1, categories=(0.25, 0.75))
+        assert decision.categories == {"hate": 0.25, "self_harm": 0.75}
+
+    def test_an_uncovered_language_decides_before_the_kind(self):
+        facts = config(threshold=0.6, categories=self.FACTS.categories, coverage={"sw": "not covered"})
+        policy = Policy(uncovered="refuse", categories={"hate": "log"})
+        assert decide(facts, policy, 0.9, ["sw"], (0.9, 0.1)).action == "refuse"
+        assert decide(facts, policy, 0.9, ["en"], (0.9, 0.1)).action == "log"
+
+    def test_an_interpreter_without_the_head_names_nothing(self):
+        decision = decide(config(threshold=0.6), Policy(), 0.9)
+        assert decision.category is None and decision.categories == {}
 
 
 class TestDecide:

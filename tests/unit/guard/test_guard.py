@@ -12,7 +12,9 @@ from lasa.conditioning.decision import Policy, decide
 from lasa.data.prompts import Prompt, user_prompt
 from lasa.errors import ArtifactError, DataError, GuardError
 from lasa.guard.guard import Guard
-from lasa.guard.refusals import REFUSALS
+from lasa.guard.refusals import HELP, REFUSALS
+from lasa.interpreter.answers import smoothed
+from lasa.interpreter.probe import AnswerHead
 from lasa.models.generation import GenerationSettings, terminators
 from lasa.models.hidden_states import read_hidden_states
 from lasa.models.layers import decoder_blocks
@@ -208,6 +210,43 @@ def test_refusals_come_in_the_users_language(lively, tokenizer, prompts):
 def test_the_users_language_is_identified_where_it_is_not_given(text, language, lively, tokenizer, prompts):
     guard = build_guard(lively, tokenizer, prompts, flagged=1, policy=Policy("refuse"))
     assert guard.generate([user(text)], SETTINGS)[0].answer.text == REFUSALS[language]
+
+
+def test_each_kind_of_harm_is_treated_as_the_policy_says(lively, tokenizer, prompts):
+    kinds = ("self_harm", "hate", "crime")
+    policy = Policy("refuse", condition=CONDITION, categories={"self_harm": "help", "hate": "off"})
+    guard = build_guard(lively, tokenizer, prompts, flagged=1, policy=policy, kinds=kinds)
+    rows = guard.generate(conversations(prompts), SETTINGS, languages=["sw"] * len(prompts))
+    alone = guard.decide(conversations(prompts), ["sw"] * len(prompts))
+    plain = build_guard(lively, tokenizer, prompts, flagged=0).generate(conversations(prompts), SETTINGS)
+    found = {}
+    for row, decision, unguarded in zip(rows, alone, plain, strict=True):
+        assert row.decision.category == decision.category
+        assert row.decision.categories == pytest.approx(decision.categories, abs=1e-4)
+        texts = {"self_harm": HELP["sw"], "hate": unguarded.answer.text, "crime": REFUSALS["sw"]}
+        assert row.answer.text == texts[decision.category]
+        found[decision.category] = row.answer.finish_reason
+    assert set(found) == set(kinds) and found["self_harm"] == found["crime"] == "content_filter"
+
+
+def test_help_comes_in_ten_languages():
+    assert set(HELP) == set(REFUSALS) and len(set(HELP.values())) == 10
+    assert all("findahelpline.com" in text for text in HELP.values())
+
+
+def test_a_policy_about_an_unknown_kind_of_harm_is_an_error_at_the_start(lively, tokenizer, prompts):
+    policy = Policy(categories={"hat": "log"})
+    with pytest.raises(GuardError, match="'hat', which this interpreter does not know: it tells apart hate, crime"):
+        build_guard(lively, tokenizer, prompts, policy=policy, kinds=("hate", "crime"))
+    with pytest.raises(GuardError, match="without labels of categories"):
+        build_guard(lively, tokenizer, prompts, policy=policy)
+
+
+def test_what_a_policy_lets_through_by_its_kind_is_not_stopped_when_it_is_read_again(lively, tokenizer, prompts):
+    policy = Policy(condition=CONDITION, reread_every=1, categories={"hate": "log", "crime": "off"})
+    guard = build_guard(lively, tokenizer, prompts, flagged=1, policy=policy, kinds=("hate", "crime"))
+    rows = guard.generate(conversations(prompts), SETTINGS)
+    assert all(row.stopped is None and row.answer.token_ids for row in rows)
 
 
 def test_there_is_no_silent_fallback_to_english(lively, tokenizer, prompts):
@@ -462,6 +501,55 @@ def test_however_an_answer_ends_its_last_token_is_read(ending, lively, tokenizer
             assert row.answer.finish_reason == ("content_filter" if harmful else "stop")
             found.add(harmful)
     assert found == {True, False}
+
+
+@pytest.mark.parametrize("every", [1, 3, 32])
+def test_with_a_head_for_answers_its_smoothed_score_decides(every, lively, tokenizer, prompts):
+    plain = rereading(lively, tokenizer, prompts).generate(conversations(prompts), SETTINGS)
+    guard = rereading(lively, tokenizer, prompts, reread_every=every)
+    listening(guard.interpreter, window=3, threshold=0.5)
+    logits = [answer_logits(guard, p, one.answer.token_ids) for p, one in zip(prompts, plain, strict=True)]
+    highest = sorted(float(smoothed(one, 3).max().sigmoid()) for one in logits)
+    listening(guard.interpreter, window=3, threshold=(highest[7] + highest[8]) / 2)
+    rows = guard.generate(conversations(prompts), SETTINGS, languages=["sw"] * len(prompts))
+    stopped = 0
+    for before, row, heard in zip(plain, rows, logits, strict=True):
+        if row.decision.flagged:
+            assert row.stopped is None
+            continue
+        over = (smoothed(heard, 3).sigmoid() >= guard.interpreter.config.answers.threshold).nonzero()
+        if not len(over):
+            assert row.stopped is None and row.answer == before.answer
+            continue
+        stopped += 1
+        at = min(-(-(int(over[0]) + 3) // every) * every, len(heard))  # the next token at which it is judged
+        assert row.answer.text == REFUSALS["sw"] and row.stopped.position == "answer"
+        assert f"after {at} tokens" in row.stopped.reason
+    assert 0 < stopped < len(prompts)
+
+
+def test_a_head_that_is_not_finite_stops_the_answer(lively, tokenizer, prompts):
+    guard = rereading(lively, tokenizer, prompts, reread_every=4)
+    listening(guard.interpreter, window=2, threshold=1.0)
+    with torch.no_grad():
+        guard.interpreter.answers.bias.fill_(math.nan)
+    rows = guard.generate(conversations(prompts), SETTINGS)
+    assert all(row.stopped for row in rows if not row.decision.flagged)
+
+
+def listening(interpreter, *, window, threshold):
+    """Give an interpreter a random head for answers."""
+    torch.manual_seed(1)
+    interpreter.answers = torch.nn.Linear(interpreter.config.width, 1)
+    object.__setattr__(interpreter.config, "answers", AnswerHead(window, threshold))
+
+
+def answer_logits(guard, prompt, token_ids):
+    """The head's logit after each token of an answer."""
+    ids = [*render(guard.tokenizer, prompt.messages).token_ids, *token_ids]
+    with torch.inference_mode():
+        states = guard.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[guard.layer]
+    return guard.interpreter.answer_logits(states[0, -len(token_ids) :])
 
 
 def test_no_streamer_sees_what_was_not_read(lively, tokenizer, prompts):

@@ -7,6 +7,7 @@ from lasa.data.prompts import user_prompt, write_prompts
 from lasa.data.sources import load_prompts
 from lasa.errors import ArtifactError, DataError, ModelError, RecipeError
 from lasa.files.artifacts import model_fingerprint, read_json, write_json
+from lasa.interpreter.answers import LabelledAnswer
 from lasa.interpreter.probe import load_interpreter
 from lasa.interpreter.settings import InterpreterSettings
 from lasa.interpreter.study import read_point_of, study_interpreter
@@ -42,10 +43,10 @@ def section(sources, **settings):
     return InterpreterSettings(**{**values, **settings})
 
 
-def study(llama, tokenizer, tmp_path, sources, tests=None, languages=("en", "zh"), **settings):
+def study(llama, tokenizer, tmp_path, sources, tests=None, languages=("en", "zh"), answers=(), **settings):
     chosen = section(sources, **settings)
     tables = load_tables(chosen, languages, {"held out": sources["test"]} if tests is None else tests, 0)
-    return study_interpreter(llama, tokenizer, "tiny", 2, "last", tables, chosen, tmp_path / "out", 0)
+    return study_interpreter(llama, tokenizer, "tiny", 2, "last", tables, chosen, tmp_path / "out", 0, answers=answers)
 
 
 class TestTables:
@@ -126,6 +127,29 @@ class TestStudy:
             results["facts"]["development"]["statements"]
         )
         assert "| unseen languages |" in (tmp_path / "out" / "interpreter" / "README.md").read_text("utf-8")
+
+    def test_kinds_of_harm_and_answers_are_heads_of_the_same_interpreter(self, llama, tokenizer, tmp_path, sources):
+        kinds = {0: "hate", 1: "crime"}
+        for name, queries in (("train", 96), ("development", 24), ("test", 24)):
+            asked = table(name, queries)
+            labelled = [
+                replace(p, category=kinds[number // 3 // 2 % 2]) if p.harmful else p for number, p in enumerate(asked)
+            ]
+            write_prompts(tmp_path / f"{name}.jsonl", labelled)
+        answers = [
+            LabelledAnswer(p, "burn it all" if p.harmful else "water it", bool(p.harmful))
+            for p in table("answered", 24, ("en", "zh"))
+        ]
+        asked_in_test = LabelledAnswer(load_prompts(sources["test"])[0], "water it", False)
+        found = study(llama, tokenizer, tmp_path, sources, answers=answers)
+        found.save(tmp_path / "out")
+        config = load_interpreter(tmp_path / "out" / "interpreter").config
+        assert config.categories.names == ("crime", "hate") and config.answers.window == 8
+        assert config.parameters == found.interpreter.num_parameters()
+        assert set(found.results["facts"]["development"]["statements"]) == {"threshold", "kind of harm", "answers"}
+        assert found.results["benchmarks"]["held out"]["categories"]["all"]["right"]["n"] == 36
+        with pytest.raises(DataError, match="also asked in the evaluation"):
+            study(llama, tokenizer, tmp_path / "again", sources, answers=[*answers, asked_in_test])
 
     def test_the_layer_is_the_given_one_even_where_the_sweep_finds_a_better_one(
         self, llama, tokenizer, tmp_path, sources

@@ -346,3 +346,27 @@ def test_a_score_that_is_not_a_number_is_read_as_compare_reads_it(tmp_path: Path
     assert read_samples(path)[0].score is None and read_samples(path)[0].flagged
     assert write_report(run).is_file()
     assert compare(path, run / "samples" / "base.jsonl")
+
+
+def test_kinds_of_harm_are_named_by_language_and_attacked_by_kind(tmp_path):
+    rate = {"value": 0.75, "low": 0.7, "high": 0.8, "n": 100, "unscored": 0}
+    named = dict.fromkeys(("right", "named", "right_when_named", "ngrams_right"), rate)
+    found = metrics(FEW)
+    found["interpreter"]["categories"] = {
+        "languages": {"en": named, "sw": named}, "seen": named, "unseen": named, "all": named, "kinds": {"hate": named},
+    }  # fmt: skip
+    for entry in found["systems"].values():
+        entry["categories"] = {
+            "hate": {"asr": rate},
+            "self_harm": {"asr": {**rate, "value": 0.25}},
+            "odd": {"asr": rate},
+        }
+    write_run(tmp_path)
+    (tmp_path / "metrics.json").write_text(json.dumps(found))
+    page = Page(write_report(tmp_path).read_text("utf-8"))
+    assert "kinds" in page.sections
+    chapter = page.text[page.text.index("Kinds of harm") :]
+    assert "Swahili" in chapter and "self_harm S11" in chapter and "25.0" in chapter
+    assert "odd" not in chapter.split("Attack success by kind of harm")[1][:400]
+    without = write_report(write_run(tmp_path / "plain")).read_text("utf-8")
+    assert "kinds" not in Page(without).sections

@@ -1,5 +1,7 @@
 """What systems learn from: the model's own answers, safety data in the seen languages, and nothing a benchmark asks."""
 
+import json
+
 import pytest
 
 from lasa.data.preferences import Preference, write_preferences
@@ -7,7 +9,15 @@ from lasa.data.prompts import user_prompt, write_prompts
 from lasa.errors import DataError, RecipeError
 from lasa.evaluation.outcomes import Outcome, Sample, Verdict
 from lasa.run.folder import RunFolder
-from lasa.run.preferences import harmless_text, own_preferences, own_prompts, preferences_of, uses_own
+from lasa.run.preferences import (
+    OWN_ANSWERS,
+    answers_to_learn,
+    harmless_text,
+    own_preferences,
+    own_prompts,
+    preferences_of,
+    uses_own,
+)
 from lasa.run.recipe import check_recipe
 from lasa.run.systems import system_of_run
 from miniature import write_recipe
@@ -124,3 +134,36 @@ def test_the_fixed_refusal_is_a_system_of_its_own(tmp_path):
     assert system_of_run(tmp_path / "run", recipe, "floor").action == "refuse"
     with pytest.raises(RecipeError, match="the action refuse is the guard's"):
         check_recipe(write_recipe(tmp_path, {"floor": {"action": "refuse"}}), "test")
+
+
+def test_the_head_for_answers_learns_from_own_answers_by_their_outcome(run):
+    made = run()
+    own = made.recipe.interpreter.model_copy(update={"answers": ["own"]})
+    made.recipe = made.recipe.model_copy(update={"interpreter": own})
+    assert uses_own(made.recipe)
+    samples = [
+        drawn("a", "en", True, "here", "complied", "en"),
+        drawn("b", "zh", True, "here it is", "wrong_language", "en"),
+        drawn("c", "en", True, "no", "refused", "en"),
+        drawn("d", "en", True, "blue", "irrelevant", "en"),
+        drawn("e", "sw", True, "haya", "complied", "sw"),  # a harmful answer in an unseen language
+        drawn("f", "sw", False, "chai", "complied", "sw"),
+        drawn("g", "en", False, "42", None, None),
+    ]
+    made.path.mkdir(exist_ok=True)
+    lines = [json.dumps(sample.to_json()) for sample in samples]
+    (made.path / OWN_ANSWERS).write_text("\n".join(lines) + "\n", "utf-8")
+    found = [(one.text, one.harmful) for one in answers_to_learn(made)]
+    assert found == [("here", True), ("here it is", True), ("no", False), ("chai", False)]
+
+
+def test_the_head_for_answers_learns_from_preferences_of_a_file(run):
+    made = run()
+    source = made.recipe.alignment.preferences
+    listening = made.recipe.interpreter.model_copy(update={"answers": [source]})
+    made.recipe = made.recipe.model_copy(update={"interpreter": listening})
+    found = answers_to_learn(made)
+    assert not uses_own(made.recipe)
+    assert {one.prompt.language for one in found if one.harmful} <= {"en", "zh"}
+    assert {one.harmful for one in found} == {True, False}
+    assert answers_to_learn(run()) == []

@@ -9,6 +9,7 @@ from guards import CONDITION, build_guard, conversations, lively_model
 from lasa.conditioning.decision import Policy
 from lasa.errors import GuardError
 from lasa.guard.refusals import REFUSALS
+from lasa.interpreter.probe import AnswerHead
 from lasa.models.generation import GenerationSettings
 from lasa.serving.batch import RunningBatch, ServedAnswer
 from lasa.serving.cache import COLUMNS_AHEAD
@@ -130,6 +131,32 @@ def test_answers_are_read_again_as_by_the_guard_and_only_cleared_text_is_shown(t
         tokens = plain.generate([row.question.messages], SETTINGS)[0].answer.token_ids
         read = (len(row.running.state.token_ids) - 1) // 3 * 3
         assert tokenizer.decode(tokens[:read], skip_special_tokens=True).startswith(row.released)
+
+
+def test_a_stream_holds_back_the_window_so_that_nothing_that_is_stopped_was_sent(tokenizer, prompts):
+    policy = Policy(condition=CONDITION, reread_every=1)
+    guard = build_guard(lively_model("llama", tokenizer), tokenizer, prompts, flagged=0, policy=policy)
+    plain = guard.generate(conversations(prompts), SETTINGS)
+    torch.manual_seed(1)
+    window = 3
+    guard.interpreter.answers = torch.nn.Linear(guard.interpreter.config.width, 1)
+    for threshold in (1.0, 0.5, 0.4):
+        object.__setattr__(guard.interpreter.config, "answers", AnswerHead(window, threshold))
+        rows = [ServedAnswer(guard.question(messages, "sw"), SETTINGS) for messages in conversations(prompts)]
+        batch = RunningBatch(guard)
+        batch.join(rows)
+        shown = {id(row): "" for row in rows}
+        while batch.rows:
+            batch.step()
+            shown |= {id(row): row.released for row in rows if not row.ended}
+        for row, before in zip(rows, plain, strict=True):
+            if not row.running.stopped:
+                assert row.outcome().answer == before.answer
+            read = len(row.running.state.token_ids)
+            held = max(0, read - window) if row.running.stopped else read
+            text = tokenizer.decode(before.answer.token_ids[:held], skip_special_tokens=True)
+            assert text.startswith(shown[id(row)].rstrip("\N{REPLACEMENT CHARACTER}"))
+    assert any(row.running.stopped for row in rows)
 
 
 def test_settings_are_the_rows_own_and_a_seed_repeats_in_any_company(tokenizer, prompts):

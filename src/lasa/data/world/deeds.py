@@ -54,6 +54,13 @@ class Deed:
         return "hard_benign" if looks_alike else "benign"
 
     @property
+    def category(self) -> str:
+        """What a harmful deed does: the field of its verb, or dangerous goods; the kind of a harmless one."""
+        if not self.harmful:
+            return self.kind
+        return "dangerous_goods" if CONCEPTS.groups[self.object] == "danger" else CONCEPTS.fields[self.verb]
+
+    @property
     def share(self) -> Share:
         """The split by combination: 70 % train, 10 % dev, 20 % test of all verb-object pairs."""
         percent = _hash(f"combination/{self.verb}/{self.object}") % 100

@@ -53,14 +53,14 @@ def parallel_prompts(
 
 
 def request_prompt(deed: Deed, language: str, template: int) -> Prompt:
-    """One request as a row of the prompt table; `category` is the deed's kind."""
+    """One request as a row of the prompt table; `category` says what a harmful deed does, and of others the kind."""
     return user_prompt(
         deed.query_id,
         language,
         lexicon(language).request(deed, template),
         harmful=deed.harmful,
         source="embedded",
-        category=deed.kind,
+        category=deed.category,
         details={"template": template},
     )
 
