@@ -22,7 +22,7 @@ def measure(scale: Scale) -> list[Ratio]:
     )
     torch.manual_seed(0)
     models = {"bfloat16": Qwen2ForCausalLM(config).bfloat16().eval(), "float32": Qwen2ForCausalLM(config).eval()}
-    prompts = make_prompts(8 if smoke else 256, 40, 80)
+    prompts = make_prompts(8 if smoke else 32, 40, 80)
     layers = list(range(config.num_hidden_layers + 1))
     seconds = interleaved(
         {

@@ -14,12 +14,11 @@ from typing import Any
 
 from lasa.alignment.callbacks import HelpfulnessFloor
 from lasa.alignment.processes import launched, training_device
-from lasa.alignment.settings import OWN, SystemSettings
+from lasa.alignment.settings import SystemSettings
 from lasa.alignment.system import AlignmentTables, align_system
 from lasa.bottleneck.search import find_at_positions, search_json
 from lasa.conditioning.condition import DEFAULT_CONDITION
 from lasa.conditioning.decision import Policy
-from lasa.data.corpora.audit import check_no_leaks
 from lasa.data.prompts import Prompt, check_parallel
 from lasa.data.sources import JOINED, load_prompts
 from lasa.errors import DataError, RecipeError
@@ -33,7 +32,6 @@ from lasa.guard.guard import Guard
 from lasa.guard.system import System
 from lasa.interpreter.probe import SafetySemanticInterpreter, load_interpreter
 from lasa.interpreter.study import study_interpreter
-from lasa.interpreter.tables import InterpreterTables, load_tables
 from lasa.models.generation import GenerationSettings
 from lasa.models.hidden_states import read_to_folder
 from lasa.models.layers import num_layers
@@ -57,6 +55,13 @@ from lasa.run.preferences import (
     uses_own,
 )
 from lasa.run.recipe import Recipe
+from lasa.run.sources import (
+    alignment_sources,
+    development_prompts,
+    interpreter_sources,
+    interpreter_tables,
+    refusals_file,
+)
 from lasa.run.sweep import choice_of, point_folder
 from lasa.run.systems import system_of_run
 
@@ -98,10 +103,10 @@ def run_recipe(recipe: Recipe, output: Path, processes: int = 1) -> Path:
 def read_base(run: RunFolder) -> None:
     """Stages 1 and 2 and the base's own answers, with one loading of the base model; nothing holds it afterwards."""
     recipe = run.recipe
-    sources = _interpreter_sources(recipe)
+    sources = interpreter_sources(recipe)
     stages = [("bottleneck", ["bottleneck.json"], recipe.layer_search.prompts, locate)]
     if uses_own(recipe):
-        stages.append(("preferences", [OWN_ANSWERS, OWN_PREFERENCES], [*sources, *_refusals_file(recipe)], draw_own))
+        stages.append(("preferences", [OWN_ANSWERS, OWN_PREFERENCES], [*sources, *refusals_file(recipe)], draw_own))
     stages.append(("interpreter", ["interpreter.json", "interpreter/config.json"], sources, interpret))
     base: tuple[Any, Any] | None = None
     for stage, files, reads, work in stages:
@@ -126,12 +131,12 @@ def align_systems(run: RunFolder, names: Sequence[str]) -> None:
         for number, point in enumerate(system.points()):
             if not run.finished(f"point {name} {number}"):
                 samples = point_folder(run, name, number).relative_to(run.path) / "samples.jsonl"
-                reads = _alignment_sources(recipe, point)
+                reads = alignment_sources(recipe, point)
                 with run.stage(f"point {name} {number}", samples.as_posix(), reads=reads):
                     try_point(run, name, number, point, interpreter)
                 release_memory()
         if not run.finished(f"align {name}"):
-            with run.stage(f"align {name}", *_written(recipe, name), reads=_alignment_sources(recipe, system)):
+            with run.stage(f"align {name}", *_written(recipe, name), reads=alignment_sources(recipe, system)):
                 align(run, name, system, interpreter)
             release_memory()
 
@@ -183,7 +188,7 @@ def interpret(run: RunFolder, model: Any, tokenizer: Any) -> None:
     """Stage 2: audit, train the interpreter at the bottleneck, calibrate, and measure on held-out prompts."""
     recipe = run.recipe
     layer = int(read_sealed(run.path / "bottleneck.json")["used_layer"])
-    tables = _interpreter_tables(recipe)
+    tables = interpreter_tables(recipe)
     say(audit_table(tables.audit))
     study = study_interpreter(
         model,
@@ -207,7 +212,7 @@ def try_point(
     """Stage 3, one point of a sweep: train it and answer the development prompts."""
     folder = point_folder(run, name, number)
     label = f"{name}, point {number}"
-    prompts = _development(run.recipe)
+    prompts = development_prompts(run.recipe)
     if not (folder / "model").is_dir():
         _train(run, point, interpreter, folder / "model", label)
         release_memory()
@@ -248,8 +253,8 @@ def _train(
     on = {"device": training_device(recipe.model.device), "four_bit": system.four_bit}
     model, tokenizer = load_model(recipe.model.model_copy(update=on))
     interpreter.check_fits(model, tokenizer, fingerprint=not system.four_bit)
-    benign = [prompt for prompt in _development(recipe) if prompt.harmful is False]
-    labelled = _interpreter_tables(recipe)
+    benign = [prompt for prompt in development_prompts(recipe) if prompt.harmful is False]
+    labelled = interpreter_tables(recipe)
     align_system(
         model,
         tokenizer,
@@ -314,47 +319,7 @@ def _answer(run: RunFolder, system: System, prompts: dict[str, list[Prompt]], sa
     )
 
 
-def _development(recipe: Recipe) -> list[Prompt]:
-    """The prompts on which sweeps are decided, and helpfulness and perplexity are watched; none without a source.
-
-    Raises:
-        DataError: One of them is asked in a benchmark, or none is benign.
-    """
-    prompts = [prompt for source in recipe.alignment.development for prompt in load_prompts(source)]
-    if prompts and all(prompt.harmful is not False for prompt in prompts):
-        raise DataError("alignment.development holds no benign prompt to measure helpfulness on. Add some.")
-    check_no_leaks(prompts, [p for source in recipe.evaluation.benchmarks.values() for p in load_prompts(source)])
-    return prompts
-
-
 def _written(recipe: Recipe, name: str) -> list[str]:
     """What later stages read of a trained system; the manifest covers the rest."""
     files = [FILES, "drift.json", *(["perplexity.json"] if recipe.alignment.development else [])]
     return [f"systems/{name}/{file}" for file in files]
-
-
-def _interpreter_sources(recipe: Recipe) -> list[str]:
-    section = recipe.interpreter
-    return [
-        *section.train,
-        *section.development,
-        *section.calibration,
-        *section.parallel,
-        *(source for source in section.answers if source != OWN),
-        *recipe.evaluation.benchmarks.values(),
-    ]
-
-
-def _alignment_sources(recipe: Recipe, system: SystemSettings) -> list[str]:
-    section = recipe.alignment
-    source = system.preferences or section.preferences
-    learned = [*(section.harmless if system.trusts else []), *([source] if source != OWN else [])]
-    return [*learned, *_refusals_file(recipe), *section.development, *recipe.layer_search.prompts]
-
-
-def _refusals_file(recipe: Recipe) -> list[str]:
-    return [recipe.alignment.refusals] if recipe.alignment.refusals else []
-
-
-def _interpreter_tables(recipe: Recipe) -> InterpreterTables:
-    return load_tables(recipe.interpreter, recipe.seen_languages, recipe.evaluation.benchmarks, recipe.seed)
