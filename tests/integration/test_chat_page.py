@@ -85,7 +85,7 @@ def test_the_answer_is_the_servers_and_the_conversation_goes_on(chromium, lively
 
 def test_markup_in_question_and_answer_is_shown_and_not_run(chromium, lively, tokenizer, monkeypatch):
     attack = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
-    monkeypatch.setattr("lasa.guard.model.refusal_message", lambda _: attack)
+    monkeypatch.setattr("lasa.guard.model.fixed_message", lambda *_: attack)
     monkeypatch.setattr("lasa.guard.guard.Guard.language", lambda *_: "en")
     guard = guard_for(lively, tokenizer, flagged=1, policy=Policy("refuse"))
     with serving(guard, model_name='"><script>document.title="owned"</script>') as served:
