@@ -170,8 +170,8 @@ def _why_none(peak: Peak, num_layers: int) -> str | None:
         return (
             f"No semantic bottleneck: even at layer {peak.layer}, where S_sem - S_lang is largest "
             f"({peak.difference:.2f}), it is no larger than where prompts lie by neither meaning nor language "
-            f"({chance.difference:.2f}; p = {chance.difference_p:.3f}). What its translations have in common there may be no "
-            "more than names and numbers."
+            f"({chance.difference:.2f}; p = {chance.difference_p:.3f}). What its translations have in common "
+            "there may be no more than names and numbers."
         )
     return None
 
