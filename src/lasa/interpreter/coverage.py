@@ -81,7 +81,7 @@ class Coverage:
         reference: Agreement of the seen languages among themselves.
         languages: By code.
         rank_correlation: Spearman correlation of a signal with the measured AUROC over the unseen languages, by signal;
-            empty with fewer than three of them measured.
+            none with fewer than three of them measured, or all alike.
     """
 
     layer: int
@@ -160,8 +160,9 @@ def _rank_correlation(languages: Sequence[LanguageCoverage]) -> dict[str, float]
     for signal in ("agreement", "displacement", "shift", "retrieval"):
         pairs = [(getattr(one, signal), one.auroc) for one in languages]
         known = [(x.value, y.value) for x, y in pairs if x and y and None not in (x.value, y.value)]
-        if len(known) > 2:
-            found[signal] = _spearman(*map(np.array, zip(*known, strict=True)))
+        signals, areas = np.array(known).reshape(-1, 2).T
+        if len(known) > 2 and np.ptp(signals) > 0 and np.ptp(areas) > 0:
+            found[signal] = _spearman(signals, areas)
     return found
 
 

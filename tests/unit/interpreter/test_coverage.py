@@ -89,6 +89,12 @@ def test_the_signals_are_ranked_against_what_was_measured(interpreter):
     assert set(found.rank_correlation) == {"agreement", "displacement", "shift", "retrieval"}
 
 
+def test_signals_are_not_ranked_where_all_languages_measure_alike(interpreter):
+    found = measure_coverage(interpreter, sentences(), labelled_states(40, ("it", "sw", "jv")))
+    assert {one.auroc.value for code, one in found.languages.items() if code not in SEEN} == {1.0}
+    assert found.rank_correlation == {}
+
+
 @pytest.mark.parametrize(
     ("agreement", "displacement", "n", "expected"),
     [
