@@ -30,8 +30,7 @@ def calibrate(
     show_progress()
     quiet_libraries()
     probe = load_interpreter(interpreter)
-    template = model.chat_template or probe.config.chat_template or None
-    network, tokenizer = load_model(model.model_copy(update={"chat_template": template}))
+    network, tokenizer = load_model(model.rendering_like(probe.config.chat_template))
     probe.check_fits(network, tokenizer)
     prompts = [prompt for prompt in load_prompts(JOINED.join(benign)) if prompt.harmful is not True]
     found = add_language_thresholds(probe, read_for(probe, network, tokenizer, prompts), false_refusals)

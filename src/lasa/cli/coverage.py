@@ -40,8 +40,7 @@ def coverage(
     show_progress()
     quiet_libraries()
     probe = load_interpreter(interpreter)
-    template = model.chat_template or probe.config.chat_template or None
-    network, tokenizer = load_model(model.model_copy(update={"chat_template": template}))
+    network, tokenizer = load_model(model.rendering_like(probe.config.chat_template))
     probe.check_fits(network, tokenizer)
 
     def read(sources: list[str]) -> LabelledStates:

@@ -61,8 +61,7 @@ class System:
         """
         interpreter = self.interpreter_folder
         probe = load_interpreter(interpreter)
-        template = self.model.chat_template or probe.config.chat_template or None
-        network, tokenizer = load_model(self.model.model_copy(update={"chat_template": template}))
+        network, tokenizer = load_model(self.model.rendering_like(probe.config.chat_template))
         if self.base and self.base != probe.config.base_fingerprint and not force:
             raise ArtifactError(
                 f"{self.model.path} was aligned from another base model than the one that the interpreter in "

@@ -44,3 +44,7 @@ class ModelSettings(Settings):
             if not name.isidentifier():
                 raise ValueError(f"{name!r} cannot be the name of a template's variable")
         return value
+
+    def rendering_like(self, sealed: str) -> "ModelSettings":
+        """These settings with the chat template that an interpreter was trained with, where none is asked for."""
+        return self.model_copy(update={"chat_template": self.chat_template or sealed or None})
