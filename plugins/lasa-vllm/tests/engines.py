@@ -103,7 +103,8 @@ def tiny_case(family, tokenizer, folder) -> Case:
     model.generation_config.eos_token_id = [tokenizer.convert_tokens_to_ids("<|end|>"), tokenizer.eos_token_id]
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    model, tokenizer = load_model(str(folder / "model"), attention="eager")  # sdpa leaves out Gemma 2's cap
+    attention = "eager" if family == "gemma2" else None  # sdpa leaves out its cap
+    model, tokenizer = load_model(str(folder / "model"), attention=attention)
     prompts = tiny_prompts()
     return save(model, tokenizer, build_interpreter(model, tokenizer, prompts), CONDITION, prompts, folder)
 

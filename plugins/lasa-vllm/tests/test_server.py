@@ -99,7 +99,8 @@ def test_what_shows_the_unguarded_model_is_refused(embedded, address, asked):
 
 
 def test_plain_text_is_read_as_a_user_s_message(embedded, address):
-    conversations = [c for c in embedded.conversations if len(c) == 1][:8]
+    alone = [c for c in embedded.conversations if len(c) == 1]
+    conversations = alone[:: len(alone) // 8][:8]  # the harmful ones come first
     answers, flags = expect(embedded, conversations, LIMIT)
     assert 0 < sum(flags) < 8
     with openai.OpenAI(base_url=f"{address}/v1", api_key="unused", max_retries=0) as client:
