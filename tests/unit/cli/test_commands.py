@@ -1,6 +1,5 @@
 """Commands are loaded when they are called; what `lasa --help` says of them is what they say themselves."""
 
-import resource
 import subprocess
 import sys
 
@@ -25,11 +24,8 @@ def test_a_command_takes_its_options_and_a_wrong_name_is_told():
     assert wrong.exit_code == 2 and "Did you mean 'generate'?" in wrong.output
 
 
-def test_help_loads_no_command_and_takes_no_time():
+def test_help_loads_no_command_nor_what_one_needs():  # its seconds are in the benchmark of starting
     code = "import sys\nfrom lasa.cli import main\nsys.argv[1:] = ['--help']\ntry: main()\nfinally: print(*sys.modules)"
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert "lasa.cli.commands" in loaded
     assert not {"lasa.cli.run", "lasa.cli.options", "pydantic", "torch"} & set(loaded)
-    assert after.ru_utime - before.ru_utime < 0.3
