@@ -12,6 +12,7 @@ import torch
 from harness import Ratio, Scale, interleaved
 from random_model import make_model, make_prompts, make_tokenizer
 
+from lasa.files.artifacts import model_fingerprint
 from lasa.guard.guard import Guard
 from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
 from lasa.models.generation import GenerationSettings, left_pad
@@ -33,7 +34,9 @@ def measure(scale: Scale) -> list[Ratio]:
     questions = [p.messages for p in make_prompts(max(ROWS), QUESTION, QUESTION)]
     layer = scale.layers // 2
     point = ReadPoint(layer, "last", template_fingerprint(tokenizer))
-    interpreter = SafetySemanticInterpreter(InterpreterConfig(point, scale.width, 32, threshold=1.0)).eval()
+    interpreter = SafetySemanticInterpreter(
+        InterpreterConfig(point, scale.width, 32, base_fingerprint=model_fingerprint(model), threshold=1.0)
+    ).eval()
     guard = Guard(model, tokenizer, interpreter)
 
     def prompts(conversations) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ from harness import Ratio, Scale, interleaved
 from random_model import make_model, make_prompts, make_tokenizer
 
 from lasa.conditioning.decision import Policy
+from lasa.files.artifacts import model_fingerprint
 from lasa.guard.guard import Guard
 from lasa.interpreter.probe import AnswerHead, CategoryHead, InterpreterConfig, SafetySemanticInterpreter
 from lasa.models.generation import GenerationSettings, left_pad, terminators
@@ -27,7 +28,9 @@ def measure(scale: Scale) -> list[Ratio]:
     conversations = [p.messages for p in make_prompts(PROMPTS, width, width)]
     point = ReadPoint(scale.layers // 2, "last", template_fingerprint(tokenizer))
     heads = {"categories": CategoryHead(("hate", "crime", "violence")), "answers": AnswerHead(8, threshold=1.0)}
-    config = InterpreterConfig(point, scale.width, 32, threshold=1.0, **heads)
+    config = InterpreterConfig(
+        point, scale.width, 32, base_fingerprint=model_fingerprint(model), threshold=1.0, **heads
+    )
     guard = Guard(model, tokenizer, SafetySemanticInterpreter(config).eval(), Policy(reread_every=1))
     settings = GenerationSettings(max_new_tokens=TOKENS)
 

@@ -19,6 +19,7 @@ from harness import SMOKE, Ratio, Scale
 from serving_clients import Load, run_clients
 
 from lasa.data.world.tables import evaluation_prompts
+from lasa.files.artifacts import model_fingerprint
 from lasa.guard.guard import Guard
 from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
 from lasa.models.generation import GenerationSettings, generate
@@ -102,7 +103,13 @@ def _guard() -> Guard:
     model, tokenizer = load_model(ModelSettings(path="embedded", dtype="float32"))
     torch.manual_seed(1)
     point = ReadPoint(6, "last", template_fingerprint(tokenizer))
-    return Guard(model, tokenizer, SafetySemanticInterpreter(InterpreterConfig(point, hidden_size(model), 32)).eval())
+    return Guard(
+        model,
+        tokenizer,
+        SafetySemanticInterpreter(
+            InterpreterConfig(point, hidden_size(model), 32, base_fingerprint=model_fingerprint(model))
+        ).eval(),
+    )
 
 
 def _serve(guard: Guard, prompts: list[str], expected: list[str], seconds: float) -> tuple[Load, int]:

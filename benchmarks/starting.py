@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 from harness import Ratio, Scale, interleaved
 
+from lasa.files.artifacts import model_fingerprint
 from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
 from lasa.models.hidden_states import ReadPoint
 from lasa.models.layers import hidden_size
@@ -28,7 +29,9 @@ IMPORTS = "import torch; from transformers import AutoTokenizer, LlamaForCausalL
 def measure(scale: Scale) -> list[Ratio]:
     model, tokenizer = load_model("embedded")
     point = ReadPoint(6, "last", template_fingerprint(tokenizer))
-    interpreter = SafetySemanticInterpreter(InterpreterConfig(point, hidden_size(model), 8)).eval()
+    interpreter = SafetySemanticInterpreter(
+        InterpreterConfig(point, hidden_size(model), 8, base_fingerprint=model_fingerprint(model))
+    ).eval()
     with tempfile.TemporaryDirectory() as folder:
         interpreter.save_pretrained(folder)
         seconds = interleaved(
