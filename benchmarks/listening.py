@@ -11,7 +11,8 @@ from random_model import make_model, make_prompts, make_tokenizer
 from lasa.conditioning.decision import Policy
 from lasa.files.artifacts import model_fingerprint
 from lasa.guard.guard import Guard
-from lasa.interpreter.probe import AnswerHead, CategoryHead, InterpreterConfig, SafetySemanticInterpreter
+from lasa.interpreter.heads import AnswerHead, CategoryHead
+from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
 from lasa.models.generation import GenerationSettings, left_pad, terminators
 from lasa.models.hidden_states import ReadPoint
 from lasa.models.rendering import render, template_fingerprint

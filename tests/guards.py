@@ -10,7 +10,8 @@ from lasa.conditioning.decision import Policy
 from lasa.data.prompts import Prompt
 from lasa.files.artifacts import model_fingerprint
 from lasa.guard.guard import Guard
-from lasa.interpreter.probe import CategoryHead, InterpreterConfig, SafetySemanticInterpreter
+from lasa.interpreter.heads import CategoryHead
+from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
 from lasa.models.activated import Activation
 from lasa.models.hidden_states import ReadPoint, read_hidden_states
 from lasa.models.layers import hidden_size

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lasa.conditioning.condition import DEFAULT_CONDITION
-from lasa.interpreter.probe import AnswerHead, Grade, InterpreterConfig
+from lasa.interpreter.heads import AnswerHead, Grade
+from lasa.interpreter.probe import InterpreterConfig
 
 Band = Literal["benign", "controversial", "harmful"]
 Action = Literal["condition", "refuse", "help", "log", "off"]

@@ -3,7 +3,7 @@
 import math
 from collections import deque
 
-from lasa.interpreter.probe import AnswerHead
+from lasa.interpreter.heads import AnswerHead
 
 
 class AnswerListener:

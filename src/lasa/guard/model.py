@@ -14,7 +14,8 @@ from lasa.data.prompts import Message, Prompt
 from lasa.errors import ArtifactError, DataError, GuardError, MissingExtraError
 from lasa.guard.refusals import fixed_message
 from lasa.guard.turns import TurnDecision, score_turns
-from lasa.interpreter.probe import Reading, SafetySemanticInterpreter
+from lasa.interpreter.heads import Reading
+from lasa.interpreter.probe import SafetySemanticInterpreter
 from lasa.models.activated import activation_of
 from lasa.models.checks import check_readable
 from lasa.models.generation import Generated, terminators

@@ -8,7 +8,7 @@ from torch import Tensor
 from lasa.conditioning.decision import Decision
 from lasa.errors import GuardError
 from lasa.guard.model import GuardedModel, Question
-from lasa.interpreter.probe import Reading
+from lasa.interpreter.heads import Reading
 from lasa.models.hidden_states import pool_tokens, token_range
 from lasa.models.rendering import Rendered
 

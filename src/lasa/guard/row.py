@@ -10,7 +10,7 @@ from lasa.conditioning.decision import Decision, decide_answer
 from lasa.errors import GuardError
 from lasa.guard.listening import AnswerListener
 from lasa.guard.model import GuardedModel, Question
-from lasa.interpreter.probe import Reading
+from lasa.interpreter.heads import Reading
 from lasa.models.generation import Generated, GenerationSettings, GrowingAnswer
 
 

@@ -19,7 +19,8 @@ from lasa.data.prompts import Prompt
 from lasa.errors import DataError
 from lasa.interpreter.calibration import confident_threshold
 from lasa.interpreter.evaluation import by_group
-from lasa.interpreter.probe import AnswerHead, SafetySemanticInterpreter
+from lasa.interpreter.heads import AnswerHead
+from lasa.interpreter.probe import SafetySemanticInterpreter
 from lasa.interpreter.settings import AnswerOptions
 from lasa.interpreter.training import LabelledStates, solved, split_by_query
 from lasa.models.answer_states import read_answer_states

@@ -22,7 +22,8 @@ from torch import Tensor
 from lasa.data.harm import HAZARDS, harm_categories
 from lasa.data.prompts import Prompt
 from lasa.interpreter.calibration import CONFIDENCE, Threshold
-from lasa.interpreter.probe import CategoryHead, SafetySemanticInterpreter
+from lasa.interpreter.heads import CategoryHead
+from lasa.interpreter.probe import SafetySemanticInterpreter
 from lasa.interpreter.training import LabelledStates
 
 LEAST_QUESTIONS = 20

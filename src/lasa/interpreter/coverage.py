@@ -30,7 +30,8 @@ from scipy.stats import norm, rankdata
 from lasa.data.prompts import Prompt, check_parallel
 from lasa.errors import DataError
 from lasa.interpreter.evaluation import probe_metrics
-from lasa.interpreter.probe import Grade, SafetySemanticInterpreter
+from lasa.interpreter.heads import Grade
+from lasa.interpreter.probe import SafetySemanticInterpreter
 from lasa.interpreter.training import LabelledStates
 from lasa.languages import sort_languages
 from lasa.statistics import CONFIDENCE, Rate, wilson

@@ -27,6 +27,7 @@ from lasa.files.artifacts import (
     write_tensors,
     write_text,
 )
+from lasa.interpreter.heads import AnswerHead, CategoryHead, Grade, Probability, Reading
 from lasa.models.hidden_states import ReadPoint
 from lasa.models.layers import check_layer, hidden_size
 from lasa.models.rendering import template_fingerprint
@@ -38,53 +39,6 @@ CHAT_TEMPLATE = "chat_template.jinja"
 """In an interpreter's folder, where its prompts were not rendered with the tokenizer's own template."""
 
 SCHEMA = 1
-
-
-Probability = Annotated[float, Field(ge=0, le=1)]
-
-Grade = Literal["covered", "partly", "not covered"]
-"""How far an interpreter can be expected to hold in a language."""
-
-
-@dataclass(frozen=True)
-class CategoryHead:
-    """How the head that names the kind of harm is used; its weights are the interpreter's `kinds`.
-
-    Attributes:
-        names: The categories (see `lasa.data.harm`) that it tells apart.
-        temperature: Divides its logits.
-        threshold: Probability from which the likeliest category is named; below it none is.
-    """
-
-    names: Annotated[tuple[str, ...], Field(min_length=2)]
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    threshold: Probability = 0.5
-
-
-@dataclass(frozen=True)
-class AnswerHead:
-    """How the head for answers is used; its weights are the interpreter's `answers`.
-
-    Attributes:
-        window: Tokens of an answer whose mean logit is its score.
-        threshold: Probability from which the answer is stopped.
-    """
-
-    window: Annotated[int, Field(ge=1)]
-    threshold: Probability = 0.5
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What an interpreter reads in one hidden state.
-
-    Attributes:
-        score: Calibrated probability that the prompt is harmful.
-        categories: Probability of each of the interpreter's categories, if it is harmful; empty where it has none.
-    """
-
-    score: float
-    categories: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

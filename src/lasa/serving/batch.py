@@ -22,7 +22,7 @@ from lasa.guard.guard import Guard
 from lasa.guard.model import Question, with_prefill
 from lasa.guard.reading import BatchReading, PromptReadings
 from lasa.guard.row import GuardedAnswer, GuardedRow
-from lasa.interpreter.probe import Reading
+from lasa.interpreter.heads import Reading
 from lasa.models.activated import acting_in_rows
 from lasa.models.detokenization import safe_length
 from lasa.models.generation import GenerationSettings, left_pad

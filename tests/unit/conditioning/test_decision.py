@@ -6,7 +6,7 @@ from interpreters import config
 from lasa.conditioning.condition import DEFAULT_CONDITION, completion_ids, condition_ids
 from lasa.conditioning.decision import Policy, decide
 from lasa.errors import RecipeError
-from lasa.interpreter.probe import CategoryHead
+from lasa.interpreter.heads import CategoryHead
 
 
 class TestKindsOfHarm:

@@ -14,7 +14,7 @@ from lasa.errors import ArtifactError, DataError, GuardError
 from lasa.guard.guard import Guard
 from lasa.guard.refusals import HELP, REFUSALS
 from lasa.interpreter.answers import smoothed
-from lasa.interpreter.probe import AnswerHead
+from lasa.interpreter.heads import AnswerHead
 from lasa.models.generation import GenerationSettings, terminators
 from lasa.models.hidden_states import read_hidden_states
 from lasa.models.layers import decoder_blocks

@@ -20,7 +20,8 @@ from lasa.interpreter.answers import (
     smoothed,
     split_answers,
 )
-from lasa.interpreter.probe import AnswerHead, SafetySemanticInterpreter, load_interpreter
+from lasa.interpreter.heads import AnswerHead
+from lasa.interpreter.probe import SafetySemanticInterpreter, load_interpreter
 from lasa.interpreter.settings import AnswerOptions
 from lasa.models.generation import GenerationSettings
 from lasa.models.layers import observe_layers

@@ -9,7 +9,7 @@ from guards import CONDITION, build_guard, conversations, lively_model
 from lasa.conditioning.decision import Policy
 from lasa.errors import GuardError
 from lasa.guard.refusals import REFUSALS
-from lasa.interpreter.probe import AnswerHead
+from lasa.interpreter.heads import AnswerHead
 from lasa.models.generation import GenerationSettings
 from lasa.serving.batch import RunningBatch, ServedAnswer
 from lasa.serving.cache import COLUMNS_AHEAD

@@ -4,7 +4,7 @@ import pytest
 
 from interpreters import config
 from lasa.conditioning.decision import Policy, decide
-from lasa.interpreter.probe import CategoryHead
+from lasa.interpreter.heads import CategoryHead
 from lasa.serving.answers import moderated, record
 
 FACTS = config(threshold=0.6, categories=CategoryHead(("self_harm", "hate"), threshold=0.7))
