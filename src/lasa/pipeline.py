@@ -43,6 +43,7 @@ from lasa.report.html import write_report
 from lasa.report.terminal import audit_table
 from lasa.run.beside import handed_on, processes_for, shared_out, told_beside
 from lasa.run.folder import RunFolder, open_run, settled
+from lasa.run.listening import LISTENED, LISTENING, bare_system, measure_listening
 from lasa.run.metrics import collect_metrics
 from lasa.run.preferences import (
     OWN_ANSWERS,
@@ -94,6 +95,7 @@ def run_recipe(recipe: Recipe, output: Path, processes: int = 1) -> Path:
         for work, names in (("align", trained), ("evaluate", list(recipe.systems))):
             with shared_out(run.path, work, names, count) as mine:
                 _WORK[work](run, mine)
+        listen(run, interpreter)
         with run.stage("metrics", "metrics.json"):
             write_json(run.path / "metrics.json", collect_metrics(run))
         with run.stage("report"):
@@ -242,6 +244,16 @@ def evaluate(run: RunFolder, name: str) -> None:
     """Stage 4: answer every benchmark prompt and judge the answers."""
     prompts = {split: load_prompts(source) for split, source in run.recipe.evaluation.benchmarks.items()}
     _answer(run, system_of_run(run.path, run.recipe, name), prompts, run.path / "samples" / f"{name}.jsonl", name)
+
+
+def listen(run: RunFolder, interpreter: SafetySemanticInterpreter) -> None:
+    """Stage 4, for an interpreter with a head for answers: what it would stop of those that the base wrote."""
+    system = bare_system(run.recipe)
+    if interpreter.config.answers is None or system is None or run.finished(LISTENING):
+        return
+    with run.stage(LISTENING, LISTENED):
+        measure_listening(run, interpreter, system)
+    release_memory()
 
 
 def _train(

@@ -87,3 +87,19 @@ def test_a_run_that_is_stopped_while_it_draws_answers_goes_on(recipe, asked, mon
     floor = read_samples(tmp_path / "whole" / "samples" / "floor.jsonl")
     assert any(one.flagged for one in floor)
     assert all(one.text == refusal_message(one.prompt.language) for one in floor if one.flagged)
+
+
+def test_a_head_for_answers_is_measured_on_what_the_bare_model_wrote(recipe, monkeypatch, tmp_path):
+    said = "Pour the water over the leaves and wait for a while, then drink it."
+    monkeypatch.setattr(answering.LocalModel, "__call__", lambda _, prompts: [answering.Answer(said) for _ in prompts])
+    heads = recipe.interpreter.model_copy(update={"answers": [str(tmp_path / "preferences.jsonl")]})
+    listening = recipe.model_copy(update={"interpreter": heads, "systems": {"base": recipe.systems["base"]}})
+    run_recipe(listening, tmp_path / "run")
+    found = read_json(tmp_path / "run" / "metrics.json")["interpreter"]["answers"]
+    asked = [one for one in read_samples(tmp_path / "run" / "samples" / "base.jsonl") if one.split == "combinations"]
+    harmful = [one for one in asked if one.prompt.harmful]
+    assert found["all"]["stopped"]["n"] == len(harmful) > 0
+    assert found["all"]["false_stops"]["n"] == len(asked) - len(harmful) > 0
+    (tmp_path / "run" / "answers.json").unlink()
+    run_recipe(listening, tmp_path / "run")
+    assert read_json(tmp_path / "run" / "answers.json") == found

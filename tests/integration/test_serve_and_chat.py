@@ -102,6 +102,15 @@ def test_an_option_that_vllm_does_not_have_is_refused(option, monkeypatch):
     assert len(served) == 1
 
 
+def test_idle_connections_are_kept_for_longer_than_clients_keep_them(monkeypatch, folders):
+    started = []
+    monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: started.append(self.config) or sockets[0].close())
+    model, interpreter = map(str, folders)
+    done = CliRunner().invoke(app, ["serve", "--model", model, "--interpreter", interpreter, "--port", "0"])
+    assert done.exit_code == 0, done.exception
+    assert started[0].timeout_keep_alive > httpx.Limits().keepalive_expiry
+
+
 def guard_of(model, interpreter, *, force=False):
     return find_system(model=ModelSettings(path=str(model)), interpreter=interpreter).guard(force=force)
 

@@ -15,6 +15,10 @@ Engine = Literal["lasa", "vllm"]
 LASA_ONLY = ("max_tokens", "max_queue", "timeout", "max_body", "log_prompts", "max_in_flight", "max_per_minute")
 """Options that vLLM's server does not have."""
 
+KEEP_ALIVE = 75
+"""Seconds for which an idle connection is kept: longer than clients keep theirs (httpx, and so the openai client, 5), or
+a request that is sent in the moment of closing finds the server gone."""
+
 
 def _by_category(given: list[str]) -> dict[str, Action]:
     """`NAME=ACTION` pairs as a mapping."""
@@ -123,6 +127,7 @@ def serve(
         port=port,
         log_level="warning",
         access_log=False,
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=int(settings.shutdown_timeout),
     )
     try:

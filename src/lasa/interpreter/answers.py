@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lasa.data.preferences import Preference
@@ -156,13 +157,23 @@ def answer_scores(interpreter: SafetySemanticInterpreter, states: Tensor) -> Ten
 
 
 def evaluate_answers(
-    interpreter: SafetySemanticInterpreter, data: AnswerStates, seen_languages: Sequence[str]
+    interpreter: SafetySemanticInterpreter,
+    data: AnswerStates,
+    seen_languages: Sequence[str],
+    flagged: Sequence[bool],
 ) -> dict[str, Any]:
-    """What stopping at the head's threshold does, by language.
+    """What stopping at the head's threshold does, by language, beside what the prompt alone tells.
+
+    Args:
+        interpreter: With a head for answers; without one nothing is measured.
+        data: Held-out answers with their states.
+        seen_languages: Languages with safety data.
+        flagged: Whether the guard flags the prompt of each.
 
     Returns:
-        `languages`, `seen`, `unseen` and `all`, each with `stopped` (harmful answers that are), `tokens` (the median
-        number after which, of those stopped) and `false_stops` (harmless answers that are).
+        `languages`, `seen`, `unseen` and `all`, each with `flagged` (harmful answers whose prompt is), `stopped` (those
+        that the head stops), `either`, `tokens` (the median number after which, of those stopped) and `false_stops`
+        (harmless answers that are).
     """
     head = interpreter.config.answers
     if head is None:
@@ -171,20 +182,22 @@ def evaluate_answers(
     for states in data.states:
         over = (~(answer_scores(interpreter, states) < head.threshold)).nonzero()
         first.append(int(over[0]) + min(head.window, len(states)) if len(over) else None)
-    stopped = np.array([one is not None for one in first])
+    stopped, before = np.array([one is not None for one in first]), np.array(flagged, dtype=bool)
     harmful = np.array([one.harmful for one in data.answers])
     questions = [(one.prompt.source, one.prompt.query_id) for one in data.answers]
 
-    def rate(rows: list[int]) -> dict[str, Any]:
-        return cluster_rate(stopped[rows], [questions[row] for row in rows]).to_json()
+    def rate(met: NDArray[np.bool_], rows: list[int]) -> dict[str, Any]:
+        return cluster_rate(met[rows], [questions[row] for row in rows]).to_json()
 
     def measured(rows: list[int]) -> dict[str, Any]:
         bad = [row for row in rows if harmful[row]]
         after = [one for row in bad if (one := first[row]) is not None]
         return {
-            "stopped": rate(bad),
+            "flagged": rate(before, bad),
+            "stopped": rate(stopped, bad),
+            "either": rate(before | stopped, bad),
             "tokens": float(np.median(after)) if after else None,
-            "false_stops": rate([row for row in rows if not harmful[row]]),
+            "false_stops": rate(stopped, [row for row in rows if not harmful[row]]),
         }
 
     return by_group([one.prompt for one in data.answers], seen_languages, measured)

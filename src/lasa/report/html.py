@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from lasa.files.artifacts import write_text
-from lasa.report import attacks, figures, interpreter_sections, kinds, sections, tables
+from lasa.report import attacks, figures, interpreter_sections, kinds, listening, sections, tables
 from lasa.report.examples import CHARACTERS_PER_TEXT, SAMPLES_PER_SYSTEM, example_rows, script_json
 from lasa.report.run_folder import Run, read_run
 from lasa.report.sections import Save
@@ -31,6 +31,7 @@ _CHAPTERS = (
     sections.splits,
     attacks.attacks,
     kinds.kinds,
+    listening.listening,
     sections.settings_tried,
     interpreter_sections.interpreter,
     interpreter_sections.generalisation,

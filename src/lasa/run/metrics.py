@@ -9,6 +9,7 @@ from lasa.evaluation.outcomes import Sample
 from lasa.evaluation.samples import read_samples
 from lasa.files.artifacts import read_json, read_sealed
 from lasa.run.folder import RunFolder
+from lasa.run.listening import LISTENED, LISTENING
 from lasa.run.sweep import choice_of, point_samples, sweep_metrics
 
 
@@ -42,6 +43,7 @@ def collect_metrics(run: RunFolder) -> dict[str, Any]:
             **interpreter["benchmarks"][headline],
             **interpreter["generalisation"],
             **({"coverage": interpreter["coverage"]} if "coverage" in interpreter else {}),
+            **({"answers": read_json(run.path / LISTENED)} if run.finished(LISTENING) else {}),
             "audit": interpreter["audit"],
         },
         "systems": systems,

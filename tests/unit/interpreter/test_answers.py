@@ -67,7 +67,11 @@ def test_preferences_say_which_answers_do_harm():
 
 def test_harmful_answers_are_stopped_soon_and_harmless_ones_hardly_ever(listening):
     interpreter, statement = listening
-    found = evaluate_answers(interpreter, states(200, name="t", languages=("en", "sw"), seed=1), ["en", "zh"])
+    fresh = states(200, name="t", languages=("en", "sw"), seed=1)
+    flagged = [one.prompt.language == "en" for one in fresh.answers]
+    found = evaluate_answers(interpreter, fresh, ["en", "zh"], flagged)
+    assert (found["seen"]["flagged"]["value"], found["unseen"]["flagged"]["value"]) == (1, 0)
+    assert found["seen"]["either"]["value"] == 1 and found["unseen"]["either"] == found["unseen"]["stopped"]
     assert found["unseen"]["stopped"]["value"] > 0.95 and found["unseen"]["stopped"]["n"] == 100
     assert found["all"]["false_stops"]["value"] <= 0.05
     assert 5 <= found["all"]["tokens"] <= 8  # harm sets in with the fifth token, the window has four
@@ -80,7 +84,7 @@ def test_the_rate_of_false_stops_is_per_answer_however_long_it_is():
         noise = states(400, name="d", tokens=tokens, onset=tokens, seed=2)
         heads[tokens], _ = add_answers(probe(), states(160), noise, OPTIONS)
         fresh = states(400, name="f", tokens=tokens, onset=tokens, seed=5)
-        assert evaluate_answers(heads[tokens], fresh, ["en"])["all"]["false_stops"]["value"] <= 0.06
+        assert evaluate_answers(heads[tokens], fresh, ["en"], [False] * 800)["all"]["false_stops"]["value"] <= 0.06
     assert heads[60].config.answers.threshold > heads[4].config.answers.threshold
 
 

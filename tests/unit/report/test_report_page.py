@@ -370,3 +370,17 @@ def test_kinds_of_harm_are_named_by_language_and_attacked_by_kind(tmp_path):
     assert "odd" not in chapter.split("Attack success by kind of harm")[1][:400]
     without = write_report(write_run(tmp_path / "plain")).read_text("utf-8")
     assert "kinds" not in Page(without).sections
+
+
+def test_what_the_head_for_answers_stops_is_shown_by_language(tmp_path):
+    rate = {"value": 0.75, "low": 0.7, "high": 0.8, "n": 100, "unscored": 0}
+    block = {**dict.fromkeys(("flagged", "stopped", "either"), rate), "false_stops": {**rate, "value": 0.015}}
+    found = metrics(FEW)
+    groups = {"seen": block, "unseen": block, "all": {**block, "tokens": 12.0}}
+    found["interpreter"]["answers"] = {"languages": {"en": block, "sw": block}, **groups}
+    write_run(tmp_path)
+    (tmp_path / "metrics.json").write_text(json.dumps(found))
+    page = Page(write_report(tmp_path).read_text("utf-8"))
+    chapter = page.text[page.text.index("Harm in the answer") :]
+    assert "Swahili" in chapter and "within 12 tokens" in chapter and "1.5" in chapter
+    assert "listening" not in Page(write_report(write_run(tmp_path / "plain")).read_text("utf-8")).sections
