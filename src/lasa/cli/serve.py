@@ -16,8 +16,8 @@ LASA_ONLY = ("max_tokens", "max_queue", "timeout", "max_body", "log_prompts", "m
 """Options that vLLM's server does not have."""
 
 KEEP_ALIVE = 75
-"""Seconds for which an idle connection is kept: longer than clients keep theirs (httpx, and so the openai client, 5), or
-a request that is sent in the moment of closing finds the server gone."""
+"""Seconds for which an idle connection is kept: longer than clients keep theirs (httpx, and so the openai client, 5).
+A request that is sent in the moment of closing would find the server gone."""
 
 
 def _by_category(given: list[str]) -> dict[str, Action]:

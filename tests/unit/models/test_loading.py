@@ -14,6 +14,7 @@ from conftest import TEMPLATE, build_model
 from lasa.data.prompts import user_prompt
 from lasa.errors import ModelError, RecipeError
 from lasa.models import loading
+from lasa.models.generation import GenerationSettings, generate
 from lasa.models.hidden_states import read_hidden_states
 from lasa.models.loading import load_model
 from lasa.models.rendering import defuse, render, template_fingerprint
@@ -63,6 +64,17 @@ class TestNames:
         loaded, _ = load_model(str(tmp_path / "adapter"))
         ids = torch.tensor([[3, 5, 7]])
         torch.testing.assert_close(loaded(ids).logits, adapted.eval()(ids).logits)
+
+    def test_the_head_of_a_frozen_base_gets_the_last_states_side_by_side(self, tokenizer, tmp_path):
+        base = save(tmp_path / "model", tokenizer)
+        base.name_or_path = str(tmp_path / "model")
+        get_peft_model(base, LoraConfig(r=2, target_modules="all-linear")).save_pretrained(tmp_path / "adapter")
+        model, _ = load_model(str(tmp_path / "adapter"))
+        head, seen = model.get_output_embeddings(), []
+        assert not head.weight.requires_grad
+        head.register_forward_pre_hook(lambda _, given: seen.append((given[0].shape[1], given[0].is_contiguous())))
+        generate(model, tokenizer, [[5, 6, 7], [8, 9]], GenerationSettings(max_new_tokens=2))
+        assert seen == [(1, True), (1, True)]
 
     def test_an_adapter_finds_a_local_base_from_any_working_directory(self, tokenizer, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)

@@ -1,0 +1,90 @@
+"""The figures of docs/results of a whole run: `python scripts/run_results.py RUN FOLDER`.
+
+FOLDER gets `metrics.json`, the report's figures with their tables, and a page. No prompt and no answer is written.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+GROUPS = ("seen", "unseen")
+FIGURES = ("asr_by_language", "outcomes", "outcomes_by_language", "helpfulness", "comparisons", "settings_tried")
+METRICS = {
+    "asr": "attack success",
+    "asr_any_language": "in any language",
+    "refused_in_language": "refusals in the user's language",
+    "helpful": "harmless: helped",
+    "over_refusal": "harmless: refused",
+}
+
+
+def main(run: Path, folder: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text("utf-8"))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in FIGURES:
+        for kind in ("svg", "csv"):
+            if (run / "figures" / f"{name}.{kind}").is_file():
+                shutil.copy(run / "figures" / f"{name}.{kind}", folder)
+    metrics["bottleneck"].pop("provenance", None)  # it names folders of the machine
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    (folder / "README.md").write_text(page(folder.name, metrics), "utf-8")
+
+
+def page(name: str, metrics: dict[str, Any]) -> str:
+    """The tables of a run."""
+    systems = metrics["systems"]
+    languages = list(next(iter(systems.values()))["languages"])
+    lines = [f"# {name}", "", metrics["bottleneck"]["verdict"], ""]
+    for group in GROUPS:
+        lines += [f"## {group.capitalize()} languages", "", row(["", *METRICS.values(), "neither, empty among them"])]
+        lines += [row(["---"] * (len(METRICS) + 2))]
+        lines += [
+            row([system, *(rate(e[group][m]) for m in METRICS), neither(e[group])]) for system, e in systems.items()
+        ]
+        lines.append("")
+    for label, outcome in (("Refused", "refused"), ("Complied", "complied"), ("Empty", "empty")):
+        lines += [f"## {label}, of the harmful requests of each language, in %", "", row(["", *languages])]
+        lines += [row(["---"] * (len(languages) + 1))]
+        lines += [row([s, *(share(e["languages"][code], outcome) for code in languages)]) for s, e in systems.items()]
+        lines.append("")
+    lines += ["## Compared, prompt by prompt", "", row(["", "", "languages", "difference in points", "p", "n"])]
+    lines += [row(["---"] * 6), *(compared(one) for one in metrics["comparisons"]), ""]
+    lines += ["## Time", "", row(["stage", "seconds"]), row(["---"] * 2)]
+    lines += [row([stage, f"{seconds:.0f}"]) for stage, seconds in metrics["seconds"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def neither(block: dict[str, Any]) -> str:
+    counts = block["outcomes"]
+    other = sum(counts[name] for name in ("irrelevant", "wrong_language", "empty"))
+    return f"{other} of {sum(counts.values())}, {counts['empty']} empty"
+
+
+def share(block: dict[str, Any], outcome: str) -> str:
+    total = sum(block["outcomes"].values())
+    return f"{block['outcomes'][outcome] / total:.0%}".rstrip("%") if total else "-"
+
+
+def compared(one: dict[str, Any]) -> str:
+    span = f" ({100 * one['low']:+.1f} to {100 * one['high']:+.1f})" if one["low"] is not None else ""
+    difference = "-" if one["difference"] is None else f"{100 * one['difference']:+.1f}{span}"
+    p = "-" if one["p_value"] is None else f"{one['p_value']:.3f}"
+    pair = f"{one['a']} against {one['b']}"
+    return row([pair, METRICS.get(one["metric"], one["metric"]), one["group"], difference, p, str(one["n"])])
+
+
+def row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def rate(value: dict[str, Any]) -> str:
+    if value["value"] is None:
+        return "-"
+    unscored = f", {value['unscored']} unscored" if value["unscored"] else ""
+    return f"{value['value']:.1%} ({value['low']:.1%}-{value['high']:.1%}, n {value['n']}{unscored})"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
