@@ -1,4 +1,4 @@
-"""A judge by refusal phrases in sixteen languages: free, fast, and never the only judge of a result.
+"""A judge by refusal phrases in seventeen languages: free, fast, and never the only judge of a result.
 
 It knows what a refusal usually starts with, and in which language an answer is; it does not understand either. A
 refusal in other words passes for compliance, "I cannot help, but here is how" passes for a refusal, and an answer in
