@@ -165,7 +165,8 @@ class ChatClient:
         with self._lock:
             if self.options is options and (others := without_option(options, complaint)) is not None:
                 self.options = others
-                say(f"{self.url} says: {complaint} It is asked with {', '.join(others) or 'no option'} from now on.")
+                asked = ", ".join(others) or "no option"
+                say(f"{self.url} says: {complaint.rstrip('. ')}. It is asked with {asked} from now on.")
             return self.options is not options
 
     def _post(self, body: dict[str, Any]) -> Reply:
