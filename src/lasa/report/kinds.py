@@ -5,7 +5,7 @@ from lasa.languages import sort_languages
 from lasa.report.run_folder import Document, Run
 from lasa.report.sections import Save, Section
 from lasa.report.tables import Table
-from lasa.report.values import BETTER, METRIC_NAMES, place_name, rate_of, rates
+from lasa.report.values import BETTER, GROUPS, METRIC_NAMES, place_name, rate_of, rates
 
 NAMING = {
     "right": "Right (higher is better)",
@@ -31,17 +31,39 @@ def kinds(run: Run, _save: Save) -> list[Section]:
 
 def naming_table(named: Document, seen: frozenset[str] | None) -> Table | None:
     """How often the likeliest kind is right, by language; None where the interpreter names none."""
-    codes = sort_languages(list(named.get("languages") or {}))
-    codes.sort(key=lambda code: code not in (seen or frozenset()))
-    places = [*codes, *(group for group in ("seen", "unseen") if rate_of(named, group, "right"))]
-    if not codes:
-        return None
-    return Table(
+    return by_language(
         "The kind of harm by language",
         "Harmful prompts whose kind is known: how often the interpreter's likeliest kind is one of theirs, and how "
         "often it is sure enough to name it. Below each rate: its 95 % interval and the number of prompts.",
-        ("Language", *NAMING.values()),
-        [(place_name(place), *(rate_of(named, place, metric) for metric in NAMING)) for place in places],
+        named,
+        NAMING,
+        seen,
+    )
+
+
+def by_language(
+    title: str, caption: str, found: Document, columns: dict[str, str], seen: frozenset[str] | None
+) -> Table | None:
+    """Rates of what was measured by language, seen ones first, then both groups; None where nothing was.
+
+    Args:
+        title: The table's.
+        caption: Likewise.
+        found: `languages`, `seen` and `unseen`, each with the rates.
+        columns: Heading of each rate.
+        seen: Languages used in training, if that is known.
+    """
+    codes = sort_languages(list(found.get("languages") or {}))
+    codes.sort(key=lambda code: code not in (seen or frozenset()))
+    if not codes:
+        return None
+    groups = [group for group in GROUPS if any(rate_of(found, group, metric) for metric in columns)]
+    places = [*codes, *groups]
+    return Table(
+        title,
+        caption,
+        ("Language", *columns.values()),
+        [(place_name(place), *(rate_of(found, place, metric) for metric in columns)) for place in places],
         frozenset(i for i, place in enumerate(places) if place not in {"seen", *(codes if seen is None else seen)}),
     )
 
