@@ -23,7 +23,8 @@ def chat(
     from lasa.errors import DataError
     from lasa.models.generation import GenerationSettings
     from lasa.quiet import quiet_libraries
-    from lasa.serving.batch import RunningBatch, ServedAnswer
+    from lasa.serving.batch import RunningBatch
+    from lasa.serving.served import ServedAnswer
 
     quiet_libraries()
     guard = choice.find(model).guard(force=force)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from lasa.serving.batch import ServedAnswer
 from lasa.serving.lanes import lane_of, tokens_held
+from lasa.serving.served import ServedAnswer
 from lasa.serving.tickets import Ticket
 
 Waiting = tuple[Ticket, ServedAnswer]

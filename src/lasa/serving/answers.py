@@ -18,8 +18,8 @@ from lasa.data.harm import HAZARDS
 from lasa.errors import GuardError
 from lasa.guard.row import GuardedAnswer
 from lasa.guard.turns import TurnDecision
-from lasa.serving.batch import TokenLogprob
 from lasa.serving.schema import DecisionRecord, ModerationResult, TurnRecord, Usage
+from lasa.serving.served import TokenLogprob
 from lasa.serving.tickets import Decided, Ended, Event, Failed, Ticket
 
 

@@ -25,7 +25,6 @@ from lasa.guard.turns import reading_points
 from lasa.models.generation import GenerationSettings
 from lasa.models.template_options import same_prompt
 from lasa.serving.answers import Answering, Deliveries, Streamed, moderated, record
-from lasa.serving.batch import ServedAnswer
 from lasa.serving.chat import chat_chunks, chat_response
 from lasa.serving.completions import CompletionRequest, CompletionResponse, completion_chunks, completion_response
 from lasa.serving.failures import ERRORS, RequestError, install_error_handlers
@@ -35,6 +34,7 @@ from lasa.serving.requests import MAX_SCORED_TURNS, ChatRequest, ModerationReque
 from lasa.serving.responses import ResponsesRequest, ResponsesResponse, responses_chunks, responses_response
 from lasa.serving.scheduler import QueueFullError, Scheduler
 from lasa.serving.schema import ChatResponse, Health, ModelCard, ModelList, ModerationResponse
+from lasa.serving.served import ServedAnswer
 from lasa.serving.settings import ServerSettings
 from lasa.serving.tickets import Ticket
 

@@ -7,8 +7,8 @@ from typing import Any
 from lasa.conditioning.decision import Decision
 from lasa.models.detokenization import REPLACEMENT
 from lasa.serving.answers import DONE, Answering, record, sse
-from lasa.serving.batch import TokenLogprob
 from lasa.serving.schema import AssistantMessage, ChatResponse, Choice, ContentLogprob, Logprobs, TopLogprob
+from lasa.serving.served import TokenLogprob
 from lasa.serving.tickets import Ended, Written
 
 

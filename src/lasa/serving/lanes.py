@@ -7,7 +7,8 @@ and what a lane may come to hold is known before a row is let in.
 from collections.abc import Iterator, Sequence
 
 from lasa.guard.guard import Guard
-from lasa.serving.batch import RunningBatch, ServedAnswer
+from lasa.serving.batch import RunningBatch
+from lasa.serving.served import ServedAnswer
 
 SHORTEST, FACTOR = 2048, 4
 """Tokens of a row in the lane of the shortest, and how much longer the rows of the next lane may be."""

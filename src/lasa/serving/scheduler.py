@@ -23,9 +23,10 @@ from lasa.guard.turns import TurnDecision, turns_to_score
 from lasa.models.generation import GenerationSettings
 from lasa.models.rendering import render
 from lasa.serving.admission import Admission
-from lasa.serving.batch import PASS_TOKENS, RunningBatch, ServedAnswer
+from lasa.serving.batch import PASS_TOKENS, RunningBatch
 from lasa.serving.lanes import Lanes, tokens_held
 from lasa.serving.metrics import Metrics
+from lasa.serving.served import ServedAnswer
 from lasa.serving.tickets import Decided, Failed, Ticket
 
 logger = logging.getLogger("lasa.serving")

@@ -9,7 +9,7 @@ from lasa.conditioning.decision import Decision
 from lasa.errors import LasaError
 from lasa.guard.row import GuardedAnswer
 from lasa.guard.turns import TurnDecision
-from lasa.serving.batch import ServedAnswer, TokenLogprob
+from lasa.serving.served import ServedAnswer, TokenLogprob
 
 
 @dataclass(frozen=True)

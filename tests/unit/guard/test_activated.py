@@ -18,7 +18,8 @@ from lasa.models.generation import GenerationSettings, generate
 from lasa.models.hidden_states import read_hidden_states
 from lasa.models.loading import load_model
 from lasa.models.rendering import render
-from lasa.serving.batch import RunningBatch, ServedAnswer
+from lasa.serving.batch import RunningBatch
+from lasa.serving.served import ServedAnswer
 
 SETTINGS = GenerationSettings(max_new_tokens=10)
 STEPS_AGREE = 1e-4

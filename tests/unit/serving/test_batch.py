@@ -11,8 +11,9 @@ from lasa.errors import GuardError
 from lasa.guard.refusals import REFUSALS
 from lasa.interpreter.heads import AnswerHead
 from lasa.models.generation import GenerationSettings
-from lasa.serving.batch import RunningBatch, ServedAnswer
+from lasa.serving.batch import RunningBatch
 from lasa.serving.cache import COLUMNS_AHEAD
+from lasa.serving.served import ServedAnswer
 
 SETTINGS = GenerationSettings(max_new_tokens=10)
 KINDS = {"llama": {}, "qwen2": {}, "qwen3": {}, "gemma": {}, "mistral": {"sliding_window": 16}}

@@ -11,10 +11,11 @@ from guards import build_guard, lively_model
 from lasa.data.prompts import user_prompt
 from lasa.models.generation import GenerationSettings
 from lasa.serving import batch as batch_module
-from lasa.serving.batch import RunningBatch, ServedAnswer
+from lasa.serving.batch import RunningBatch
 from lasa.serving.lanes import lane_of, tokens_held
 from lasa.serving.metrics import Metrics
 from lasa.serving.scheduler import FAILED, NO_MEMORY, QueueFullError, Scheduler
+from lasa.serving.served import ServedAnswer
 from lasa.serving.tickets import Ended, Failed, Ticket, Written
 
 SETTINGS = GenerationSettings(max_new_tokens=3)
