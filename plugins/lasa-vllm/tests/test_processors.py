@@ -117,7 +117,12 @@ class V2Runner:
 
 @pytest.fixture
 def decisions(monkeypatch):
-    decisions, facts = Decisions(), SimpleNamespace(condition=CONDITION, tail=TAIL, end=END)
+    return simulated(monkeypatch)
+
+
+def simulated(monkeypatch, listening=None):
+    """What the processors get from the engine."""
+    decisions, facts = Decisions(), SimpleNamespace(condition=CONDITION, tail=TAIL, end=END, listening=listening)
     for module in (processor_v1, processor_v2):
         monkeypatch.setattr(module, "check_engine", lambda config: None)
         monkeypatch.setattr(module, "prompting", lambda config: facts)

@@ -25,7 +25,7 @@ class Plain:
         self.requests[request.request_id] = request
 
 
-class Guarded(scheduler._ConditionAside, Plain):
+class Guarded(scheduler._AnswersRead, Plain):
     pass
 
 
@@ -34,8 +34,10 @@ def answer(monkeypatch):
     """What the caller gets of the tokens that a model writes, and why it ends."""
 
     def answer(written, limit, *, hide=True, prompt=(1, 2), guarded=True):
-        monkeypatch.setattr(scheduler, "prompting", lambda config: SimpleNamespace(condition=CONDITION))
-        monkeypatch.setattr(scheduler, "read_settings", lambda config: SimpleNamespace(hide_condition=hide))
+        facts = SimpleNamespace(condition=CONDITION, listening=None)
+        settings = SimpleNamespace(hide_condition=hide, opt_out=True)
+        monkeypatch.setattr(scheduler, "prompting", lambda config: facts)
+        monkeypatch.setattr(scheduler, "read_settings", lambda config: settings)
         params = SamplingParams(max_tokens=limit)
         params._eos_token_id = END
         request = Request("one", list(prompt), params, None)

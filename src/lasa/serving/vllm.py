@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
@@ -81,12 +82,18 @@ def guard_arguments(system: System, policy: Policy, *, force: bool = False, runn
     Raises:
         GuardError: vLLM does not guard in this way.
     """
-    if policy != Policy(condition=policy.condition):
+    answered = [name for name, action in policy.categories.items() if action == "off"]
+    others = replace(policy, categories={}, reread_every=0)
+    if others != Policy(condition=policy.condition) or len(answered) < len(policy.categories):
         raise GuardError(
-            "In vLLM the guard conditions and does nothing else; --harmful, --controversial, --category, "
-            "--reread-every and --uncovered keep their defaults there. Use --engine lasa for the others."
+            "In vLLM the guard conditions and does nothing else; --harmful, --controversial and --uncovered keep their "
+            "defaults there, and --category may only be NAME=off. Use --engine lasa for the others."
         )
-    lasa = {"interpreter": str(system.interpreter_folder.resolve()), "condition": system.condition, "force": force}
+    if policy.reread_every > 1:
+        raise GuardError("In vLLM answers are read at every token: --reread-every is 0 or 1 there.")
+    lasa: dict[str, Any] = {"interpreter": str(system.interpreter_folder.resolve())}
+    lasa |= {"condition": system.condition, "force": force}
+    lasa |= {"answered": answered, "read_answers": policy.reread_every == 1}
     template = system.interpreter_folder / CHAT_TEMPLATE
     return [
         *(["--chat-template", str(template.resolve())] if template.is_file() else []),

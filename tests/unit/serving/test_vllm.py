@@ -73,16 +73,31 @@ def test_the_model_is_served_as_it_was_read(system):
 def test_the_guard_is_in_the_arguments(system):
     value = dict(pairwise(guard_arguments(system, Policy())))
     lasa = {"interpreter": str(Path("interpreter").resolve()), "condition": "Refuse this.", "force": False}
-    assert json.loads(value["--additional-config"]) == {"lasa": lasa}
+    assert json.loads(value["--additional-config"]) == {"lasa": {**lasa, "answered": [], "read_answers": False}}
     assert value["--logits-processors"] == "lasa_vllm.processor_v1:ConditionProcessor"
     assert value["--scheduler-cls"] == "lasa_vllm.scheduler.guarded_scheduler"
     assert "lasa_vllm.processor_v2:ConditionProcessor" in guard_arguments(system, Policy(), runner="1")
 
 
-@pytest.mark.parametrize("policy", [Policy("refuse"), Policy(controversial="off"), Policy(reread_every=4)])
+def test_kinds_that_are_answered_and_answers_that_are_read_go_along(system):
+    policy = Policy(categories={"privacy": "off"}, reread_every=1)
+    value = dict(pairwise(guard_arguments(system, policy)))
+    lasa = json.loads(value["--additional-config"])["lasa"]
+    assert (lasa["answered"], lasa["read_answers"]) == (["privacy"], True)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [Policy("refuse"), Policy(controversial="off"), Policy(categories={"hate": "refuse"}), Policy(uncovered="log")],
+)
 def test_actions_that_vllm_does_not_have_are_refused(system, policy):
     with pytest.raises(GuardError, match="--engine lasa"):
         guard_arguments(system, policy)
+
+
+def test_in_vllm_answers_are_read_at_every_token(system):
+    with pytest.raises(GuardError, match="--reread-every is 0 or 1 there"):
+        guard_arguments(system, Policy(reread_every=4))
 
 
 def test_an_adapter_that_acts_behind_the_condition_is_refused_at_the_start(system, tmp_path):

@@ -4,6 +4,7 @@ The score stays in float32 and is compared in float64, as `lasa.conditioning.dec
 model's dtype can move a prompt across the threshold.
 """
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -61,24 +62,52 @@ FREE = frozenset(
 """Sampling parameters with which a flagged answer begins with the condition, or ends; a test tries them."""
 
 
+@dataclass(frozen=True)
+class Found:
+    """What was found at the newest tokens of the rows of one step, each `[rows]`.
+
+    Attributes:
+        flagged: Where the prompt ends there, it is conditioned.
+        spared: It would be, and is not: its kind of harm is to be answered.
+        answers: The logit of the head for answers, where the answer goes on there; not a number without one.
+    """
+
+    flagged: Tensor
+    spared: Tensor
+    answers: Tensor
+
+
 class Decisions:
     """The decisions on the rows of one step: put by the model's logits, taken by the sampler."""
 
     def __init__(self) -> None:
-        self._flagged: Tensor | None = None
+        self._found: Found | None = None
 
-    def put(self, scores: Tensor, threshold: float) -> None:
-        """Decide on scores `[rows]`; one that is not a number counts as harmful."""
-        self._flagged = ~(scores.double() < threshold)
+    def put(
+        self, scores: Tensor, threshold: float, answered: Tensor | None = None, answers: Tensor | None = None
+    ) -> None:
+        """Decide on the rows of a step.
 
-    def take(self, rows: int, device: torch.device) -> Tensor:
-        """The decisions `[rows]`, once. Fails closed: without one for each row, all rows are flagged."""
-        flagged, self._flagged = self._flagged, None
-        if flagged is None or flagged.shape != (rows,):
-            found = None if flagged is None else tuple(flagged.shape)
-            logger.error("The guard has no scores for %d rows (found: %s); all of them are conditioned.", rows, found)
-            return torch.ones(rows, dtype=torch.bool, device=device)
-        return flagged
+        Args:
+            scores: Of the prompts, `[rows]`; one that is not a number counts as harmful.
+            threshold: From which they are.
+            answered: Whether the kind of harm, were there any, is to be answered, `[rows]` bool; None: never.
+            answers: The logits of the head for answers, `[rows]`, if there is one.
+        """
+        harmful = ~(scores.double() < threshold)
+        spared = torch.zeros_like(harmful) if answered is None else harmful & answered
+        heard = torch.full_like(scores, torch.nan) if answers is None else answers
+        self._found = Found(harmful & ~spared, spared, heard)
+
+    def take(self, rows: int, device: torch.device) -> Found:
+        """The decisions, once. Fails closed: without one for each row, all are flagged, and all answers are stopped."""
+        found, self._found = self._found, None
+        if found is None or found.flagged.shape != (rows,):
+            seen = None if found is None else tuple(found.flagged.shape)
+            logger.error("The guard has no scores for %d rows (found: %s); all of them are conditioned.", rows, seen)
+            flagged = torch.ones(rows, dtype=torch.bool, device=device)
+            return Found(flagged, ~flagged, torch.full((rows,), torch.nan, device=device))
+        return found
 
 
 _by_engine: dict[str, Decisions] = {}

@@ -5,7 +5,7 @@ batching), and is scored where the logits are computed. vLLM counts layers as `l
 embeddings, k the output of block k.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -27,7 +27,14 @@ from lasa.errors import GuardError
 from lasa.interpreter.probe import SafetySemanticInterpreter
 from lasa_vllm.decisions import decisions_of
 from lasa_vllm.fingerprint import PassingWeights
-from lasa_vllm.settings import check_engine, is_aligned, load_tokenizer, lowest_threshold, read_settings
+from lasa_vllm.settings import (
+    answered_kinds,
+    check_engine,
+    is_aligned,
+    load_tokenizer,
+    lowest_threshold,
+    read_settings,
+)
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -56,6 +63,8 @@ class ScoredModel:
         vllm_config.additional_config = {**vllm_config.additional_config, "lasa_layer": point.layer}
         self._interpreter = (interpreter.requires_grad_(False).to(device),)  # a tuple: none of vLLM's own weights
         self._threshold = lowest_threshold(interpreter.config)
+        self._answered = answered_kinds(settings, interpreter.config)
+        self._reads_answers = settings.read_answers
         self._decisions = decisions_of(vllm_config)
         self._weights_known = settings.force or is_aligned(vllm_config.model_config.model, interpreter.config)
 
@@ -75,7 +84,10 @@ class ScoredModel:
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
         """Decide on rows `[rows, 2 H]`, and give their logits."""
         hidden, state = hidden_states.chunk(2, dim=-1)
-        self._decisions.put(self._interpreter[0].probability(state), self._threshold)
+        interpreter = self._interpreter[0]
+        answered = is_named(interpreter, state, self._answered) if self._answered else None
+        heard = interpreter.answer_logits(state) if self._reads_answers else None
+        self._decisions.put(interpreter.probability(state), self._threshold, answered, heard)
         return super().compute_logits(hidden.contiguous())  # type: ignore[misc,no-any-return]
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
@@ -86,6 +98,15 @@ class ScoredModel:
             passing.check(self._interpreter[0].config, tied=self.config.tie_word_embeddings)  # type: ignore[attr-defined]
             self._weights_known = True
         return loaded
+
+
+def is_named(interpreter: SafetySemanticInterpreter, states: Tensor, kinds: Sequence[int]) -> Tensor:
+    """Whether the kind of harm that is named for each state is one of some: `[rows, H]` -> `[rows]` bool."""
+    head = interpreter.config.categories
+    if head is None:
+        return torch.zeros(len(states), dtype=torch.bool, device=states.device)
+    probability, best = interpreter.category_probabilities(states).max(-1)
+    return (probability >= head.threshold) & torch.isin(best, torch.tensor(kinds, device=best.device))
 
 
 class GuardedLlama(ScoredModel, LlamaForCausalLM):  # type: ignore[misc]

@@ -1,10 +1,12 @@
-"""The condition is no part of the answer: it is taken out of what the caller gets, and does not count as its length.
+"""What the caller gets of the tokens that are written: the answer without the condition, and as far as it was read.
 
-The scheduler sees tokens, not decisions. An answer that begins with the whole condition was conditioned; one that
-departs from it was not, and the tokens that were held back until then are its own. An answer that must follow a grammar
-(a JSON schema, say) follows it behind the condition, which is never shown in it.
+The scheduler sees tokens, not decisions. An answer that begins with the whole condition was conditioned, which does not
+count as its length; one that departs from it was not, and the tokens that were held back until then are its own. An
+answer that must follow a grammar (a JSON schema, say) follows it behind the condition, which is never shown in it. An
+answer that is read again ends at the mark (see `lasa_vllm.listening`).
 """
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -13,10 +15,31 @@ from vllm.v1.core.sched.interface import SchedulerInterface
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
+from lasa_vllm.decisions import switched_off
+from lasa_vllm.listening import Listening, answer_limit
 from lasa_vllm.settings import prompting, read_settings
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
+
+
+STOPPED = "content_filter"
+"""The stop reason of an answer that was found harmful; vLLM's finish reasons have no word for it."""
+
+
+@dataclass
+class _Unread:
+    """An answer that is read again.
+
+    Attributes:
+        wanted: The caller's limit.
+        limit: The answer's longest length.
+        held: Tokens that the caller has not got yet.
+    """
+
+    wanted: int
+    limit: int
+    held: list[int]
 
 
 class _ConditionAside:
@@ -91,11 +114,71 @@ class _ConditionAside:
         return bool(int(bits[0, token // 32]) >> token % 32 & 1)
 
 
-class _GuardedAsyncScheduler(_ConditionAside, AsyncScheduler):  # type: ignore[misc]
+class _AnswersRead(_ConditionAside):
+    """Holds back the newest tokens of answers that are read again, and ends those that are stopped.
+
+    What was let go is never taken back. An answer may write one token more than the caller wants, so that its last one
+    is read as well.
+    """
+
+    def __init__(self, vllm_config: "VllmConfig", **rest: Any) -> None:
+        super().__init__(vllm_config=vllm_config, **rest)
+        self.listening = prompting(vllm_config).listening
+        self.opt_out = read_settings(vllm_config).opt_out
+        self.unread: WeakKeyDictionary[Request, _Unread] = WeakKeyDictionary()
+        """Requests whose answers are not conditioned, or not known to be."""
+        if self.listening:
+            self._accept = self.structured_output_manager.accept_tokens  # type: ignore[has-type]
+            self.structured_output_manager.accept_tokens = lambda request, tokens: (  # they were, when written
+                request in self.unread or self._accept(request, tokens)
+            )
+
+    def _open(self, request: Request) -> None:
+        if self.listening and not switched_off(request.sampling_params, self.opt_out):
+            limit = answer_limit(request.max_tokens, request.num_prompt_tokens, self.max_model_len)  # type: ignore[attr-defined]
+            self.unread[request] = _Unread(request.max_tokens, limit, [])
+            request.max_tokens = limit + 1
+        super()._open(request)
+
+    def _update_request_with_output(
+        self, request: Request, new_token_ids: list[int], **rest: Any
+    ) -> tuple[list[int], bool]:
+        new_token_ids, stopped = super()._update_request_with_output(request, new_token_ids, **rest)
+        undecided = request in self.own_limit and not stopped
+        if self.listening is None or request not in self.unread or undecided:
+            return new_token_ids, stopped
+        if list(request.output_token_ids[: len(self.condition)]) == self.condition:
+            request.max_tokens = self.unread.pop(request).wanted + len(self.condition)
+            return new_token_ids, stopped
+        return self._let_go(request, new_token_ids, stopped, self.listening)
+
+    def _let_go(
+        self, request: Request, new_token_ids: list[int], stopped: bool, listening: Listening
+    ) -> tuple[list[int], bool]:
+        """What was read in full windows; at the end, all that was read."""
+        unread = self.unread[request]
+        if listening.mark in new_token_ids:
+            request.status, request.stop_reason = RequestStatus.FINISHED_STOPPED, STOPPED
+            return [], True
+        if request.use_structured_output and not self._accept(request, new_token_ids):
+            request.status, request.resumable = RequestStatus.FINISHED_ERROR, False
+            return [], True
+        unread.held += new_token_ids
+        back = listening.head.window
+        if stopped and request.status == RequestStatus.FINISHED_STOPPED:
+            back = 0
+        elif stopped and request.status == RequestStatus.FINISHED_LENGTH_CAPPED:
+            back = max(1, request.num_output_tokens - unread.limit)
+        ready = max(0, len(unread.held) - back)
+        let_go, unread.held = unread.held[:ready], unread.held[ready:]
+        return let_go, stopped
+
+
+class _GuardedAsyncScheduler(_AnswersRead, AsyncScheduler):  # type: ignore[misc]
     pass
 
 
-class _GuardedScheduler(_ConditionAside, Scheduler):  # type: ignore[misc]
+class _GuardedScheduler(_AnswersRead, Scheduler):  # type: ignore[misc]
     pass
 
 

@@ -7,6 +7,7 @@ vllm serve MODEL \
 
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from lasa.files.artifacts import read_json
 from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
 from lasa.models.rendering import check_tokenizer, render, turn_end_ids
 from lasa.models.thinking import answer_header, thinking_tail
+from lasa_vllm.listening import Listening
 from lasa_vllm.plugin import GUARDED, registered
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ class Settings:
         hide_condition: Leave the condition out of the answer.
         opt_out: Let a request switch the guard off for itself, with `vllm_xargs: {"lasa": "off"}`.
         force: Also read a model that the interpreter was not trained on.
+        answered: Kinds of harm (see `lasa.data.harm`) that are answered as if they were none, where they are named.
+        read_answers: Read answers, too, and stop those that the interpreter's head for answers finds harmful.
     """
 
     interpreter: str
@@ -50,6 +54,8 @@ class Settings:
     hide_condition: bool = True
     opt_out: bool = False
     force: bool = False
+    answered: tuple[str, ...] = ()
+    read_answers: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,11 +66,13 @@ class Prompting:
         condition: Token ids of the condition.
         tail: Token ids that every rendered prompt ends in, the read point last.
         end: Token id that ends an answer.
+        listening: How answers are read again, if they are.
     """
 
     condition: list[int]
     tail: list[int]
     end: int
+    listening: Listening | None = None
 
 
 def read_settings(vllm_config: "VllmConfig") -> Settings:
@@ -157,9 +165,12 @@ def prompting(vllm_config: "VllmConfig") -> Prompting:
     """The condition, and the end of every prompt, as token ids.
 
     Raises:
-        GuardError: Prompts have no common end, it opens a block of reasoning, or answers do not begin there.
+        GuardError: Prompts have no common end, it opens a block of reasoning, answers do not begin there, or answers
+            are to be read and cannot be.
     """
-    tokenizer = guarded_tokenizer(vllm_config)
+    settings = read_settings(vllm_config)
+    config = SafetySemanticInterpreter.from_pretrained(settings.interpreter).config
+    tokenizer = load_tokenizer(vllm_config.model_config, config)
     if thinking_tail(tokenizer):
         raise GuardError(
             "The chat template opens a block of reasoning, before which vLLM cannot put the condition. Serve this "
@@ -168,9 +179,24 @@ def prompting(vllm_config: "VllmConfig") -> Prompting:
     tail = _common_end(tokenizer)
     if not tail:
         raise GuardError("Prompts rendered with this chat template have no common end, so none can be recognised.")
-    condition = condition_ids(tokenizer, read_settings(vllm_config).condition)
+    condition = place_condition([], condition_ids(tokenizer, settings.condition), header=answer_header(tokenizer))
     end = turn_end_ids(tokenizer)[-1] if tokenizer.eos_token_id is None else tokenizer.eos_token_id
-    return Prompting(place_condition([], condition, header=answer_header(tokenizer)), tail, end)
+    listening = _listening(vllm_config, config, tokenizer, condition) if settings.read_answers else None
+    return Prompting(condition, tail, end, listening)
+
+
+def answered_kinds(settings: Settings, config: InterpreterConfig) -> list[int]:
+    """The numbers of the interpreter's categories that are to be answered.
+
+    Raises:
+        GuardError: It does not tell one of them apart.
+    """
+    names = config.categories.names if config.categories else ()
+    strange = sorted(set(settings.answered) - set(names))
+    if strange:
+        known = f"it tells apart {', '.join(names)}" if names else "it was trained without labels of categories"
+        raise GuardError(f"`answered` names {strange[0]!r}, which this interpreter does not know: {known}.")
+    return [names.index(name) for name in settings.answered]
 
 
 def lowest_threshold(config: InterpreterConfig) -> float:
@@ -198,6 +224,26 @@ def is_aligned(model: str, config: InterpreterConfig) -> bool:
             'interpreter of its run, or force the pairing with "force": true beside "interpreter".'
         )
     return True
+
+
+def _listening(
+    vllm_config: "VllmConfig", config: InterpreterConfig, tokenizer: Any, condition: Sequence[int]
+) -> Listening:
+    if config.answers is None:
+        raise GuardError(
+            "`read_answers` needs an interpreter with a head for answers, and this one has none. Train one with "
+            "answers (`interpreter.answers` in a recipe), or leave it out."
+        )
+    generation = vllm_config.model_config.try_get_generation_config().get("eos_token_id")
+    ends = {tokenizer.eos_token_id, *turn_end_ids(tokenizer)}
+    ends |= set(generation) if isinstance(generation, list) else {generation}
+    marks = [token for token in tokenizer.all_special_ids if token not in ends and token not in condition]
+    if not marks:
+        raise GuardError(
+            "`read_answers` needs a special token that no answer has, to say that one is stopped, and this tokenizer "
+            "has none but those that end a turn. Use --engine lasa."
+        )
+    return Listening(config.answers, marks[0])
 
 
 def _common_end(tokenizer: Any) -> list[int]:
