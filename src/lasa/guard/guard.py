@@ -105,8 +105,9 @@ class Guard(GuardedModel):
             return
         watched = [index for index, row in enumerate(rows) if row.watched and not row.state.over]
         if watched:
+            newest = states[:, -1] if len(watched) == len(rows) else states[watched, -1]
+            listens = self.interpreter.config.answers is not None
             with torch.inference_mode():
-                newest, listens = states[watched, -1], self.interpreter.config.answers is not None
                 scores = (self.interpreter.answer_logits if listens else self.interpreter.probability)(newest).tolist()
             for index, score in zip(watched, scores, strict=True):
                 rows[index].hear(score)

@@ -51,6 +51,8 @@ class GuardedRow:
     ) -> None:
         self.guard, self.question, self.decision = guard, question, decision
         self.stopped: Decision | None = None
+        self.watched = self._is_watched()
+        """Whether the answer is read again while it is written."""
         self._heard: tuple[int, float] | None = None  # length of the answer at its newest score, and the score
         head = guard.interpreter.config.answers
         self._listener = AnswerListener(head) if head else None
@@ -76,9 +78,7 @@ class GuardedRow:
             read_to_end=self.watched,
         )
 
-    @property
-    def watched(self) -> bool:
-        """Whether the answer is read again while it is written."""
+    def _is_watched(self) -> bool:
         policy, decision = self.guard.policy, self.decision
         acts = policy.harmful in ("condition", "refuse", "help")
         allowed = decision.flagged and decision.category in policy.categories  # this kind of harm is to be answered
@@ -118,18 +118,19 @@ class GuardedRow:
         self._judge(self._heard[1])
 
     def _judge(self, score: float) -> None:
-        decision = self._of_answer(score)
+        """By the head for answers, or else as if the newest token ended a prompt."""
+        head = self.guard.interpreter.config.answers
+        if head is None or self._listener is None:
+            decision = self.guard.decision(self.question, Reading(score))
+        else:
+            highest = self._listener.score(ended=self.state.finish_reason is not None)
+            if highest < head.threshold:  # at nearly every token: no decision is put into words
+                return
+            decision = decide_answer(self.decision, head, highest)
         if decision.band == "harmful":
             reason = f"after {len(self.state.token_ids)} tokens of the answer, {decision.reason}"
             self.stopped = replace(decision, action="refuse", reason=reason)
             self.state.finish("content_filter")
-
-    def _of_answer(self, score: float) -> Decision:
-        """The decision on the answer so far: by the head for answers, or else as if its newest token ended a prompt."""
-        head = self.guard.interpreter.config.answers
-        if head is None or self._listener is None:
-            return self.guard.decision(self.question, Reading(score))
-        return decide_answer(self.decision, head, self._listener.score(ended=self.state.finish_reason is not None))
 
     def outcome(self) -> GuardedAnswer:
         """The answer, or the refusal in its stead."""
