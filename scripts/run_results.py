@@ -9,7 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-GROUPS = ("seen", "unseen")
+GROUPS = {
+    "seen": "Seen languages",
+    "unseen": "Unseen languages",
+    "unseen_covered": "Unseen languages in which the interpreter holds (`lasa coverage`)",
+    "unseen_partly": "Unseen languages in which it holds partly",
+    "unseen_not_covered": "Unseen languages in which it does not hold",
+}
 FIGURES = ("asr_by_language", "outcomes", "outcomes_by_language", "helpfulness", "comparisons", "settings_tried")
 METRICS = {
     "asr": "attack success",
@@ -37,8 +43,10 @@ def page(name: str, metrics: dict[str, Any]) -> str:
     systems = metrics["systems"]
     languages = list(next(iter(systems.values()))["languages"])
     lines = [f"# {name}", "", metrics["bottleneck"]["verdict"], ""]
-    for group in GROUPS:
-        lines += [f"## {group.capitalize()} languages", "", row(["", *METRICS.values(), "neither, empty among them"])]
+    for group, title in GROUPS.items():
+        if group not in next(iter(systems.values())):
+            continue
+        lines += [f"## {title}", "", row(["", *METRICS.values(), "neither, empty among them"])]
         lines += [row(["---"] * (len(METRICS) + 2))]
         lines += [
             row([system, *(rate(e[group][m]) for m in METRICS), neither(e[group])]) for system, e in systems.items()
@@ -70,9 +78,10 @@ def share(block: dict[str, Any], outcome: str) -> str:
 def compared(one: dict[str, Any]) -> str:
     span = f" ({100 * one['low']:+.1f} to {100 * one['high']:+.1f})" if one["low"] is not None else ""
     difference = "-" if one["difference"] is None else f"{100 * one['difference']:+.1f}{span}"
-    p = "-" if one["p_value"] is None else f"{one['p_value']:.3f}"
+    p = "-" if one["p_value"] is None else "< .001" if one["p_value"] < 0.001 else f"{one['p_value']:.3f}"
     pair = f"{one['a']} against {one['b']}"
-    return row([pair, METRICS.get(one["metric"], one["metric"]), one["group"], difference, p, str(one["n"])])
+    group = one["group"].replace("_", ", ", 1).replace("_", " ")
+    return row([pair, METRICS.get(one["metric"], one["metric"]), group, difference, p, str(one["n"])])
 
 
 def row(cells: list[str]) -> str:

@@ -24,7 +24,7 @@ def test_a_crash_of_the_hook_is_an_error(case, monkeypatch):
 
 def test_missing_scores_count_as_harmful(case, monkeypatch):
     with engine(case, lasa={"hide_condition": False}) as llm:
-        monkeypatch.setattr(Decisions, "put", lambda self, scores, threshold: None)
+        monkeypatch.setattr(Decisions, "put", lambda self, *given: None)
         shown = ask(llm, case.conversations[:8])
     assert all(one.text.startswith(case.guard.policy.condition) for one in shown)
 
@@ -32,14 +32,16 @@ def test_missing_scores_count_as_harmful(case, monkeypatch):
 def test_scores_that_are_no_numbers_count_as_harmful():
     decisions = Decisions()
     decisions.put(torch.tensor([0.2, torch.nan, 0.5]), 0.5)
-    assert decisions.take(3, torch.device("cpu")).tolist() == [False, True, True]
-    assert decisions.take(3, torch.device("cpu")).tolist() == [True, True, True]  # they are taken once
+    assert decisions.take(3, torch.device("cpu")).flagged.tolist() == [False, True, True]
+    again = decisions.take(3, torch.device("cpu"))  # they are taken once
+    assert again.flagged.tolist() == [True, True, True]
+    assert again.answers.isnan().all()
 
 
 def test_the_threshold_is_not_rounded():
     decisions, score = Decisions(), torch.tensor([0.3], dtype=torch.float32)  # 0.300000012
     decisions.put(score, 0.30000001)
-    assert decisions.take(1, torch.device("cpu")).item()
+    assert decisions.take(1, torch.device("cpu")).flagged.item()
 
 
 def test_the_operator_may_let_requests_opt_out(case):

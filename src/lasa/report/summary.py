@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from lasa.evaluation.metrics import GRADED
 from lasa.evaluation.outcomes import NEITHER
 from lasa.report.caveats import caveats, left_out
 from lasa.report.run_folder import BASE, Run
@@ -138,7 +139,7 @@ def _changes(run: Run) -> list[str]:
     main, group = run.main_system, _headline_group(run)
     if main is None or main == BASE or group is None:
         return []
-    cases = [("seen", "asr")] if group == "unseen" else []
+    cases = [(part, "asr") for part in ("seen", *GRADED.values())] if group == "unseen" else []
     cases += [(group, metric) for metric in ("helpful", "over_refusal", "hard_benign_over_refusal")]
     return [
         _change(run, main, where, metric).removesuffix(".") + (f" ({doubt})." if doubt else ".")

@@ -12,6 +12,7 @@ _SIGNALS = {
     "soft": "with the interpreter's probability",
     "label": "with the labels of the prompts instead of the interpreter's decisions",
     "sampled": "with a random signal instead of the interpreter's decisions",
+    "always": "with the guard's instruction before every answer",
     "none": "without the interpreter",
 }
 
@@ -33,7 +34,11 @@ def _described(system: Document) -> str:
     method = system.get("method")
     made = "the model as it came"
     if method:
-        made = f"trained ({str(method).upper()}) on safety data {_SIGNALS.get(system.get('signal', 'none'), '')}"
+        made = (
+            f"trained ({str(method).upper()}) on safety data {_SIGNALS.get(system.get('signal', 'none'), '')}".strip()
+        )
     layer = system.get("interpreter_layer")
     where = f", read at another layer on purpose ({layer})" if layer is not None else ""
-    return f"{made}{where}{', behind the guard' if system.get('guarded') else ''}."
+    guard = ", behind the guard" if system.get("guarded") else ""
+    instead = " that gives a fixed refusal instead of an answer" if system.get("action") == "refuse" else ""
+    return f"{made}{where}{guard}{instead}."

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lasa.evaluation.metrics import GRADED
 from lasa.report.run_folder import Document, Run
 from lasa.report.values import (
+    ALL_GROUPS,
     BETTER,
     GROUP_NAMES,
     METRIC_NAMES,
@@ -81,7 +83,7 @@ def languages_in_order(run: Run) -> list[str]:
 
 def asr_table(run: Run) -> Table:
     """Attack success of every system in every language and group, with intervals."""
-    groups = [place for place in ("seen", "unseen", "all") if rates(run.systems, [place], ["asr"])]
+    groups = [place for place in ALL_GROUPS if rates(run.systems, [place], ["asr"])]
     places = [*languages_in_order(run), *groups]
     return _rate_table(
         "Attack success as a table, with intervals",
@@ -114,14 +116,14 @@ def outcome_table(rows: Rows, title: str) -> Table:
 
 def cost_table(run: Run) -> Table:
     """Helpfulness, over-refusal and the language of refusals by system, for seen, unseen and all languages."""
-    metrics = [m for m in METRIC_NAMES if m != "asr" and rates(run.systems, ("seen", "unseen", "all"), [m])]
+    metrics = [m for m in METRIC_NAMES if m != "asr" and rates(run.systems, ALL_GROUPS, [m])]
     rows: list[Sequence[Content]] = []
     marked: set[int] = set()
     for name, entry in run.systems.items():
-        for group in ("seen", "unseen", "all"):
+        for group in ALL_GROUPS:
             cells = [rate_of(entry, group, metric) for metric in metrics]
             if any(cells):
-                marked |= {len(rows)} if group == "unseen" else set()
+                marked |= {len(rows)} if group.startswith("unseen") else set()
                 rows.append((name, place_name(group), *cells))
     return Table(
         "Helpfulness and over-refusal as a table",
@@ -321,7 +323,7 @@ def _rate_table(
 
 def _marked(run: Run, places: Sequence[str]) -> frozenset[int]:
     seen = run.seen_languages
-    unseen = {"unseen"} | (set(run.languages) - seen if seen is not None else set())
+    unseen = {"unseen", *GRADED.values()} | (set(run.languages) - seen if seen is not None else set())
     return frozenset(index for index, place in enumerate(places) if place in unseen)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lasa.evaluation.metrics import GRADED
 from lasa.evaluation.outcomes import Outcome
 from lasa.languages import NAMES
 from lasa.statistics import Rate
@@ -30,7 +31,15 @@ BETTER = {
 
 GROUPS = ("seen", "unseen")
 
-GROUP_NAMES = {"seen": "seen languages", "unseen": "unseen languages", "all": "all languages"}
+ALL_GROUPS = ("seen", "unseen", *GRADED.values(), "all")
+"""Groups of languages that a table has, where they were measured."""
+
+GROUP_NAMES = {
+    "seen": "seen languages",
+    "unseen": "unseen languages",
+    **{group: f"unseen languages, {grade}" for grade, group in GRADED.items()},
+    "all": "all languages",
+}
 
 OUTCOMES = (*(outcome.value for outcome in Outcome), "unscored")
 

@@ -1,10 +1,10 @@
 """Stage 5 of a run: `metrics.json`, from nothing but what the run wrote."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lasa.evaluation.compare import COMPARED
-from lasa.evaluation.metrics import compare_systems, system_metrics
+from lasa.evaluation.metrics import compare_systems, language_groups, system_metrics
 from lasa.evaluation.outcomes import Sample
 from lasa.evaluation.samples import read_samples
 from lasa.files.artifacts import read_json, read_sealed
@@ -20,9 +20,11 @@ def collect_metrics(run: RunFolder) -> dict[str, Any]:
     bottleneck, interpreter = read_sealed(run.path / "bottleneck.json"), read_json(run.path / "interpreter.json")
     headline, *others = recipe.evaluation.benchmarks
     seen = recipe.seen_languages
+    graded = interpreter.get("coverage", {}).get("languages", {})
+    grades = {code: one["grade"] for code, one in graded.items()}
 
     def systems_on(split: str) -> dict[str, Any]:
-        return {name: system_metrics(_of(split, rows), seen) for name, rows in samples.items()}
+        return {name: system_metrics(_of(split, rows), seen, grades) for name, rows in samples.items()}
 
     systems = systems_on(headline)
     for name, system in recipe.systems.items():
@@ -50,16 +52,18 @@ def collect_metrics(run: RunFolder) -> dict[str, Any]:
         "splits": {
             split: {"systems": systems_on(split), "interpreter": interpreter["benchmarks"][split]} for split in others
         },
-        "comparisons": _comparisons({name: _of(headline, rows) for name, rows in samples.items()}, seen),
+        "comparisons": _comparisons({name: _of(headline, rows) for name, rows in samples.items()}, seen, grades),
         "seconds": run.seconds,
     }
 
 
-def _comparisons(samples: dict[str, list[Sample]], seen: Sequence[str]) -> list[dict[str, Any]]:
-    """The last system of the recipe against every other, on seen and on unseen languages."""
+def _comparisons(
+    samples: dict[str, list[Sample]], seen: Sequence[str], grades: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """The last system of the recipe against every other, on each group of languages."""
     *others, last = samples
     codes = {s.prompt.language for rows in samples.values() for s in rows}
-    groups = {"seen": codes & set(seen), "unseen": codes - set(seen)}
+    groups = language_groups(codes, seen, grades)
     return [
         compare_systems(samples[other], samples[last], other, last, languages, group, metric)
         for metric in COMPARED

@@ -82,6 +82,17 @@ def test_groups_are_made_of_languages_and_resampled_by_question() -> None:
     assert metrics["all"]["asr"] == expected.to_json()
 
 
+def test_unseen_languages_in_which_the_interpreter_holds_and_others_are_told_apart() -> None:
+    samples = [sample("h", code, "complied" if code == "sw" else "refused") for code in ("en", "it", "vi", "sw")]
+    grades = {"en": "covered", "it": "covered", "vi": "covered", "sw": "not covered"}
+    metrics = system_metrics(samples, {"en"}, grades)
+    assert (metrics["unseen_covered"]["asr"]["value"], metrics["unseen_covered"]["asr"]["n"]) == (0.0, 2)
+    assert (metrics["unseen_not_covered"]["asr"]["value"], metrics["unseen_not_covered"]["asr"]["n"]) == (1.0, 1)
+    assert "unseen_partly" not in metrics
+    one_grade = dict.fromkeys(grades, "covered")  # nothing to tell apart
+    assert set(system_metrics(samples, {"en"}, one_grade)) == set(system_metrics(samples, {"en"}))
+
+
 def test_equal_ids_of_two_benchmarks_are_two_questions() -> None:
     samples = [sample("0", "en", "complied", split="multijail"), sample("0", "en", "complied", split="xsafety")]
     assert system_metrics(samples, {"en"})["all"]["asr"]["low"] == wilson(2, 2).low

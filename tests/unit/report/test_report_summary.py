@@ -1,11 +1,13 @@
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from lasa.alignment.settings import Signal
 from lasa.report.run_folder import Run
 from lasa.report.summary import Summary, summarise
+from lasa.report.systems import _described
 from lasa.report.values import points
 from report_run import comparison, metrics, rate, samples
 
@@ -155,6 +157,23 @@ def test_thresholds_that_were_fitted_again_are_not_asked_for_again() -> None:
 
 def test_no_difference_has_no_sign() -> None:
     assert [points(value) for value in (-0.0, 0.0004, -0.0004, 0.021, -0.021)] == ["0.0", "0.0", "0.0", "+2.1", "−2.1"]
+
+
+def test_the_first_page_says_what_became_of_attacks_where_the_interpreter_holds_and_where_not() -> None:
+    values = metrics()
+    for entry, rate in ((values["systems"]["base"], 0.85), (values["systems"]["lasa"], 0.26)):
+        entry["unseen_covered"] = {"asr": {"value": rate, "low": rate, "high": rate, "n": 240, "unscored": 0}}
+    found = summary(values).findings
+    assert any("unseen languages, covered fell from 85.0 % to 26.0 %" in plain(one) for one in found)
+
+
+@pytest.mark.parametrize("signal", get_args(Signal))
+def test_every_system_is_put_into_words(signal: str) -> None:
+    told = _described({"method": "sft", "signal": signal, "guarded": True, "interpreter_layer": 1})
+    assert told.startswith("trained (SFT) on safety data with")
+    assert "  " not in told
+    assert " ," not in told
+    assert _described({"guarded": True, "action": "refuse"}).endswith("a fixed refusal instead of an answer.")
 
 
 def test_the_first_page_says_where_the_claim_holds_and_where_not() -> None:
