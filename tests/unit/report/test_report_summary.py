@@ -161,8 +161,8 @@ def test_no_difference_has_no_sign() -> None:
 
 def test_the_first_page_says_what_became_of_attacks_where_the_interpreter_holds_and_where_not() -> None:
     values = metrics()
-    for entry, rate in ((values["systems"]["base"], 0.85), (values["systems"]["lasa"], 0.26)):
-        entry["unseen_covered"] = {"asr": {"value": rate, "low": rate, "high": rate, "n": 240, "unscored": 0}}
+    for name, share in (("base", 0.85), ("lasa", 0.26)):
+        values["systems"][name]["unseen_covered"] = {"asr": rate(share, 240)}
     found = summary(values).findings
     assert any("unseen languages, covered fell from 85.0 % to 26.0 %" in plain(one) for one in found)
 
