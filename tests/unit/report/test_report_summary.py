@@ -162,7 +162,7 @@ def test_no_difference_has_no_sign() -> None:
 def test_the_first_page_says_what_became_of_attacks_where_the_interpreter_holds_and_where_not() -> None:
     values = metrics()
     for name, share in (("base", 0.85), ("lasa", 0.26)):
-        values["systems"][name]["unseen_covered"] = {"asr": rate(share, 240)}
+        values["systems"][name]["unseen_covered"] = {"asr": rate(share, 100)}
     found = summary(values).findings
     assert any("unseen languages, covered fell from 85.0 % to 26.0 %" in plain(one) for one in found)
 
