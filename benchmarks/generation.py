@@ -41,7 +41,7 @@ def measure(scale: Scale) -> list[Ratio]:
 
     def prompts(conversations) -> dict[str, torch.Tensor]:
         ids, mask = left_pad([render(tokenizer, messages).token_ids for messages in conversations], 0)
-        return {"input_ids": ids, "attention_mask": mask}
+        return {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
 
     @torch.inference_mode()
     def plain(new_tokens: int, conversations=long_prompts) -> list[str]:

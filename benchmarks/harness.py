@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured: the sizes that the targets are stated for, or a quick try-out."""
+    """How much is measured and where: the sizes that the targets are stated for, or a quick try-out."""
 
     repeats: int = 5
     prompts: int = 256
@@ -23,10 +25,14 @@ class Scale:
     few_prompts: int = 1000
     many_prompts: int = 20_000
     generation_prompt: int = 512
+    training_steps: int = 8
+    device: str = "cpu"
 
 
 SMOKE = Scale(1, prompts=8, layers=4, width=64, silhouette_queries=10, few_prompts=20, many_prompts=40,
-              generation_prompt=32)  # fmt: skip
+              generation_prompt=32, training_steps=1)  # fmt: skip
+GPU = Scale(width=4096, layers=16, training_steps=16, device="cuda")
+"""Half the blocks of an 8B model, in bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -60,18 +66,27 @@ def interleaved(tasks: Mapping[str, Callable[[], object]], repeats: int, *, warm
             task()
     for _ in range(repeats):
         for name, task in tasks.items():
+            _wait()
             started = time.perf_counter()
             task()
+            _wait()
             seconds[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def _wait() -> None:
+    """Until the GPU, if there is one, has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def machine() -> dict[str, object]:
-    """The processor, its cores, and how busy they were in the last minute: a busy machine's ratios mean little."""
+    """The processor, its cores, how busy they were in the last minute (a busy machine's ratios mean little), the GPU."""
     listed = Path("/proc/cpuinfo")
     names = [line for line in listed.read_text().splitlines() if "model name" in line] if listed.is_file() else []
     processor = names[0].partition(":")[2].strip() if names else platform.processor()
-    return {"processor": processor, "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 2)}
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    return {"processor": processor, "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 2), **gpu}
 
 
 def peak_memory() -> int:

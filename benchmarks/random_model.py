@@ -5,7 +5,7 @@ import random
 import torch
 from harness import Scale
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lasa.data.prompts import Prompt, user_prompt
 
@@ -40,11 +40,13 @@ def make_model(scale: Scale) -> LlamaForCausalLM:
         hidden_size=scale.width,
         intermediate_size=scale.width * 11 // 4,
         num_hidden_layers=scale.layers,
-        num_attention_heads=8,
+        num_attention_heads=max(8, scale.width // 128),
         num_key_value_heads=8,
         max_position_embeddings=2048,
+        dtype="bfloat16" if scale.device == "cuda" else "float32",
     )
-    model = LlamaForCausalLM(config).eval()
+    with torch.device(scale.device):
+        model = AutoModelForCausalLM.from_config(config).eval()
     model.generation_config = GenerationConfig(eos_token_id=2, pad_token_id=0)
     return model
 

@@ -44,8 +44,8 @@ def measure(scale: Scale) -> list[Ratio]:
         repeats=1,
         warm_up=False,
     )
-    few, many = _peak(scale, scale.few_prompts), _peak(scale, scale.many_prompts)
     return [
+        *(_share_of_ceiling(scale, model, tokenizer) if scale.device == "cuda" else _memory(scale)),
         Ratio(
             "all layers in one pass / bare headless forward",
             seconds["all"] / seconds["bare"],
@@ -68,12 +68,44 @@ def measure(scale: Scale) -> list[Ratio]:
             )
             for k in parts
         ),
+    ]
+
+
+def _share_of_ceiling(scale: Scale, model, tokenizer) -> list[Ratio]:
+    """Of the rate of a large product of matrices in bfloat16: 64 prompts of 128 tokens, all blocks, text to states.
+
+    Counted are two operations for each weight of a block and token, nothing of attention.
+    """
+    prompts = make_prompts(64, 128, 128)
+    square = torch.randn(8192, 8192, dtype=torch.bfloat16, device=scale.device)
+    work = {
+        "product": lambda: [square @ square for _ in range(10)],
+        "read": lambda: read_hidden_states(model, tokenizer, prompts, [scale.layers]),
+    }
+    seconds = interleaved(work, 3 * scale.repeats)
+    ceiling = 10 * 2 * 8192**3 / seconds["product"]
+    weights = sum(p.numel() for p in model.model.layers.parameters())
+    rate = 2 * weights * 64 * 128 / seconds["read"]
+    return [
+        Ratio(
+            "reading 64 prompts of 128 tokens / ceiling of bfloat16",
+            rate / ceiling,
+            0.6,
+            at_least=True,
+            detail=f"{rate / 1e12:.0f} of {ceiling / 1e12:.0f} TFLOP/s, {seconds['read']:.3f} s",
+        )
+    ]
+
+
+def _memory(scale: Scale) -> list[Ratio]:
+    few, many = _peak(scale, scale.few_prompts), _peak(scale, scale.many_prompts)
+    return [
         Ratio(
             f"peak memory, {scale.many_prompts:,} prompts / {scale.few_prompts:,}",
             many / few,
             1.10,
             detail=f"{many / 2**20:.0f} MiB / {few / 2**20:.0f} MiB",
-        ),
+        )
     ]
 
 

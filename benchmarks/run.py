@@ -1,4 +1,4 @@
-"""Run the benchmarks and print each ratio beside its target: `python benchmarks/run.py [--smoke] [NAME ...]`.
+"""Run the benchmarks and print each ratio beside its target: `python benchmarks/run.py [--smoke | --gpu] [NAME ...]`.
 
 A benchmark is a module in this folder with a function `measure(scale: Scale) -> list[Ratio]`. What a run measured is
 one line of `history.jsonl`, with the machine, its load and the versions: to be committed with the change it measures.
@@ -16,7 +16,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
-from harness import SMOKE, Ratio, Scale, machine
+from harness import GPU, SMOKE, Ratio, Scale, machine
 from rich.console import Console
 from rich.table import Table
 
@@ -27,11 +27,15 @@ HISTORY = HERE / "history.jsonl"
 SIGNATURE = "\ndef measure(scale: Scale) -> list[Ratio]:"
 NAMES = [path.stem for path in sorted(HERE.glob("*.py")) if SIGNATURE in path.read_text(encoding="utf-8")]
 
+ON_GPU = ["reading", "generation", "training"]
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all by default")
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes: tries the benchmarks out, measures nothing")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--smoke", action="store_true", help="tiny sizes: tries the benchmarks out, measures nothing")
+    sizes.add_argument("--gpu", action="store_true", help=f"large sizes on a GPU; {', '.join(ON_GPU)} by default")
     parser.add_argument("--output", type=Path, default=HERE.parent / "bench-results" / "benchmarks.json")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(NAMES):
@@ -39,9 +43,10 @@ def main() -> None:
     console = Console(highlight=False)
     here = {**machine(), "threads": torch.get_num_threads()}
     measured: dict[str, list[Ratio]] = {}
-    for name in arguments.names or NAMES:
+    scale = SMOKE if arguments.smoke else GPU if arguments.gpu else Scale()
+    for name in arguments.names or (ON_GPU if arguments.gpu else NAMES):
         with console.status(f"benchmark {name}"):
-            measured[name] = importlib.import_module(name).measure(SMOKE if arguments.smoke else Scale())
+            measured[name] = importlib.import_module(name).measure(scale)
         console.print(_table({name: measured[name]}, arguments.smoke))
         document = {
             "smoke": arguments.smoke,

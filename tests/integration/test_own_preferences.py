@@ -31,7 +31,7 @@ def recipe(tokenizer, tmp_path):
     text = [user_prompt(f"t{n}", code, f"chai {n}", harmful=False) for n in range(4) for code in ("sw", "th", "jv")]
     write_prompts(tmp_path / "text.jsonl", text)
     harmless = [str(tmp_path / "text.jsonl")]
-    plain["alignment"] = {"preferences": "own", "own_questions": 5, "harmless": harmless}
+    plain["alignment"] = {"preferences": "own", "wordings": 2, "own_questions": 5, "harmless": harmless}
     plain["evaluation"]["judge"] = "refusal-patterns"
     return check_recipe(plain, "test")
 
@@ -75,7 +75,7 @@ def test_a_run_that_is_stopped_while_it_draws_answers_goes_on(recipe, asked, mon
     assert asked[: batches - 2] == own[2:] and not any(batch in own for batch in asked[batches - 2 :])
     assert (tmp_path / "stopped" / "preferences.jsonl").read_bytes() == drawn
 
-    refusals = {text for wordings in read_refusals().values() for text in wordings}
+    refusals = {text for wordings in read_refusals().values() for text in wordings[:2]}
     for one in read_preferences(tmp_path / "whole" / "preferences.jsonl"):
         assert one.prompt.language in ("en", "zh") and (one.chosen in refusals) is one.prompt.harmful
     lasa = read_json(tmp_path / "whole" / "systems" / "lasa" / "lasa.json")

@@ -177,6 +177,9 @@ class AlignmentSettings(Settings):
     refusals: str | None = Field(
         None, description="TOML file with a list of refusals for each language; the shipped ones by default"
     )
+    wordings: int | None = Field(
+        None, ge=1, description="Refusals of each language that are learned, the first of its list; None: all of them"
+    )
     development: list[str] = Field(
         default_factory=list, description="Sources of labelled prompts on which sweeps are decided; never a benchmark"
     )

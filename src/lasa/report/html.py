@@ -106,9 +106,8 @@ def _heat_map(run: Run, save: Save) -> tuple[list[HeatRow], FigureFiles | None]:
 
 
 def _provenance(run: Run) -> list[Table]:
-    seconds = {stage: f"{value:,.1f} s" for stage, value in (run.metrics.get("seconds") or {}).items()}
-    documents = {"What made this run": run.provenance, "Time spent by stage": seconds}
-    return [tables.fact_table(caption, facts) for caption, facts in documents.items() if facts]
+    found = [tables.fact_table("What made this run", run.provenance)] if run.provenance else []
+    return [*found, *tables.cost_tables(run)]
 
 
 def _unbroken(text: str) -> Markup:

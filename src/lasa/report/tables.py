@@ -309,6 +309,22 @@ def fact_table(caption: str, facts: Document) -> Table:
     return Table(caption, caption, ("Fact", "Value"), [(name, value) for name, value in _flat(facts)])
 
 
+COSTS = {
+    "seconds": "Seconds",
+    "cpu_seconds": "Seconds of processors",
+    "peak_gib": "Most memory, GiB",
+    "gpu_peak_gib": "Most GPU memory, GiB",
+}
+
+
+def cost_tables(run: Run) -> list[Table]:
+    """What each stage took, in the columns that were measured; no table where there is nothing."""
+    known = run.metrics.get("costs") or {stage: {"seconds": s} for stage, s in (run.metrics.get("seconds") or {}).items()}
+    names = [name for name in COSTS if any(name in cost for cost in known.values())]
+    rows = [(stage, *(f"{cost[name]:,.1f}" if name in cost else "-" for name in names)) for stage, cost in known.items()]
+    return [Table("What each stage took", "", ("Stage", *(COSTS[name] for name in names)), rows)] if rows else []
+
+
 def _rate_table(
     title: str, caption: str, systems: Document, places: Sequence[str], metric: str, marked: frozenset[int]
 ) -> Table:

@@ -6,7 +6,6 @@ than it began with. It is sealed itself, and holds the hash of the run's recipe.
 """
 
 import hashlib
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -29,6 +28,7 @@ from lasa.files.artifacts import (
 from lasa.files.record import RECORD, SCHEMA, read_record
 from lasa.files.settings import parse_yaml, resources
 from lasa.progress import say
+from lasa.run.cost import measured
 from lasa.run.recipe import Recipe, check_recipe, recipe_text
 
 RECIPE, PROVENANCE = "recipe.yaml", "provenance.json"
@@ -103,9 +103,12 @@ class RunFolder:
             lock.release()
 
     @property
-    def seconds(self) -> dict[str, float]:
-        """Seconds that each finished stage took."""
-        return {name: stage["seconds"] for name, stage in self._stages.items()}
+    def costs(self) -> dict[str, dict[str, float]]:
+        """What each finished stage took: see `lasa.run.cost`."""
+        return {
+            name: {what: value for what, value in stage.items() if what not in ("files", "read")}
+            for name, stage in self._stages.items()
+        }
 
     def finished(self, stage: str) -> bool:
         """Whether a stage has been completed; its files, and the data files it read, are verified.
@@ -137,7 +140,7 @@ class RunFolder:
 
     @contextmanager
     def stage(self, name: str, *files: str, reads: Sequence[str] = ()) -> Iterator[None]:
-        """Time a stage; it counts as finished when the body ends without an error.
+        """Measure a stage; it counts as finished when the body ends without an error.
 
         Args:
             name: Its kind, and the system it works on if there are several: `evaluate base`.
@@ -148,12 +151,11 @@ class RunFolder:
         if name in self._stages:
             self._forget(name)
         read = {source: found for source in reads if (found := source_hash(source))}
-        started = time.monotonic()
-        yield
-        seconds = round(time.monotonic() - started, 2)
+        with measured() as cost:
+            yield
         hashes = {file: file_hash(self.path / file) for file in files}
         with FileLock(self.path / RECORDING):  # another process of the run may record a stage as well
-            self._write({**self._stages, name: {"seconds": seconds, "files": hashes, "read": read}})
+            self._write({**self._stages, name: {**cost, "files": hashes, "read": read}})
 
     @property
     def _stages(self) -> dict[str, Any]:

@@ -53,7 +53,8 @@ def collect_metrics(run: RunFolder) -> dict[str, Any]:
             split: {"systems": systems_on(split), "interpreter": interpreter["benchmarks"][split]} for split in others
         },
         "comparisons": _comparisons({name: _of(headline, rows) for name, rows in samples.items()}, seen, grades),
-        "seconds": run.seconds,
+        "seconds": {stage: cost["seconds"] for stage, cost in run.costs.items()},
+        "costs": run.costs,
     }
 
 

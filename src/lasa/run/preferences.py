@@ -123,9 +123,9 @@ def _cut(sample: Sample, side: Side) -> Side | None:
 
 
 def refusals_of(recipe: Recipe) -> Refusals:
-    """The recipe's own refusals, or the shipped ones."""
-    given = recipe.alignment.refusals
-    return read_refusals(Path(given) if given else None)
+    """The recipe's own refusals, or the shipped ones: as many wordings of each as it asks for."""
+    given, most = recipe.alignment.refusals, recipe.alignment.wordings
+    return {code: texts[:most] for code, texts in read_refusals(Path(given) if given else None).items()}
 
 
 def preferences_of(run: RunFolder, system: SystemSettings) -> list[Preference]:

@@ -44,7 +44,7 @@ def test_finished_stages_are_remembered_by_the_next_process(tmp_path):
     run = RunFolder(tmp_path / "run", recipe())
     with run.locked():
         assert [run.finished(stage) for stage in (*STAGES, "report")] == [True] * 4 + [False]
-        assert list(run.seconds) == STAGES
+        assert list(run.costs) == STAGES
 
 
 def test_a_stage_that_fails_is_not_finished(tmp_path):
