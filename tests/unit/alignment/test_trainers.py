@@ -57,6 +57,20 @@ def test_training_prefers_desirable_answers(method, rows, tokenizer, tmp_path):
         assert margin(trained) > margin(before)
 
 
+@pytest.mark.parametrize("method", ["sft", "kto", "dpo"])
+def test_attention_of_cudnn_whose_gradients_become_nan_takes_no_part(method, rows, tokenizer, tmp_path):
+    model, allowed = build_model("llama", tokenizer, layers=2), set()
+
+    def note(*_) -> None:
+        if torch.is_grad_enabled():
+            allowed.add(torch.backends.cuda.cudnn_sdp_enabled())
+
+    model.model.layers[0].register_forward_pre_hook(note)
+    train(model, tokenizer, rows, settings(method), tmp_path, "test")
+    assert allowed == {False}
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
 def test_lora_leaves_the_base_weights_alone(rows, tokenizer, tmp_path):
     model = build_model("llama", tokenizer, layers=2)
     before = copy.deepcopy(model.state_dict())
