@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PrinterCallback
 from trl import DPOConfig, KTOConfig, SFTConfig
 
@@ -25,6 +24,7 @@ from lasa.alignment.callbacks import (
     last_checkpoint,
 )
 from lasa.alignment.consistency import Consistency
+from lasa.alignment.kernels import training_kernels
 from lasa.alignment.objectives import TokenizedDPOTrainer, TokenizedKTOTrainer, TokenizedSFTTrainer
 from lasa.alignment.optimizer import StochasticAdamW
 from lasa.alignment.processes import check_unsharded, check_wrapper, hand_over, sharding, shared_rows
@@ -41,11 +41,6 @@ from lasa.progress import progress, say
 
 os.environ.setdefault("TRL_TELEMETRY_DISABLED", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-
-ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""Kernels of attention that a training may use: cuDNN's gradients are NaN, on Hopper GPUs from torch 2.11, for batches
-with a mask that are 64 tokens longer than a multiple of 128 where a head scores all keys below -88 (PyTorch issue 196678).
-"""
 
 
 @dataclass(frozen=True)
@@ -69,6 +64,7 @@ class Trained:
     sharded: bool
 
 
+@training_kernels()
 def train(
     model: Any,
     tokenizer: Any,
@@ -132,7 +128,6 @@ def train(
     with (
         progress(f"Aligning {name}", max(total, 1), "steps") as advance,
         acting_before_labels(trainer.model, width),
-        sdpa_kernel(ATTENTION),
     ):
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(trainer.watch)

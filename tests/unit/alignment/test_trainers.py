@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
 from conftest import build_model
 from lasa.alignment.arguments import trainer_arguments
@@ -69,6 +70,20 @@ def test_attention_of_cudnn_whose_gradients_become_nan_takes_no_part(method, row
     train(model, tokenizer, rows, settings(method), tmp_path, "test")
     assert allowed == {False}
     assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
+@pytest.mark.parametrize("method", ["sft", "kto", "dpo"])
+def test_the_head_scores_answers_alone(method, rows, tokenizer, tmp_path, monkeypatch):
+    scored, answered, score = [], max(len(row.completion_ids) for row in rows), ChunkedLogProbFunction.forward
+
+    def note(ctx, hidden, *args):
+        scored.append(len(hidden))
+        return score(ctx, hidden, *args)
+
+    monkeypatch.setattr(ChunkedLogProbFunction, "forward", note)
+    train(build_model("llama", tokenizer, layers=2), tokenizer, rows, settings(method), tmp_path, "test")
+    batch = 8 if method == "dpo" else 4  # both answers of a pair
+    assert scored and max(scored) <= batch * answered < batch * min(len(row.prompt_ids) for row in rows)
 
 
 def test_lora_leaves_the_base_weights_alone(rows, tokenizer, tmp_path):
