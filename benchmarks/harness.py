@@ -81,7 +81,7 @@ def _wait() -> None:
 
 
 def machine() -> dict[str, object]:
-    """The processor, its cores, how busy they were in the last minute (a busy machine's ratios mean little), the GPU."""
+    """The processor, its cores, how busy they were in the last minute (a busy machine tells little), and the GPU."""
     listed = Path("/proc/cpuinfo")
     names = [line for line in listed.read_text().splitlines() if "model name" in line] if listed.is_file() else []
     processor = names[0].partition(":")[2].strip() if names else platform.processor()

@@ -62,7 +62,7 @@ def measure(scale: Scale) -> list[Ratio]:
     return [
         Ratio(
             f"KTO's steps / TRL's own, 8 rows of {PROMPT} + {ANSWER} tokens, adapter of rank {settings.lora_rank}",
-            seconds["ours"] / seconds['theirs'],
+            seconds["ours"] / seconds["theirs"],
             1.10,
             detail=f"{seconds['ours'] / settings.steps:.3f} s / {seconds['theirs'] / settings.steps:.3f} s a step",
         )

@@ -31,7 +31,7 @@ from lasa.files.artifacts import FILES, model_fingerprint, read_sealed, write_js
 from lasa.guard.guard import Guard
 from lasa.guard.system import System
 from lasa.interpreter.probe import SafetySemanticInterpreter, load_interpreter
-from lasa.interpreter.study import study_interpreter
+from lasa.interpreter.study import development_states, study_interpreter
 from lasa.models.generation import GenerationSettings
 from lasa.models.hidden_states import read_to_folder
 from lasa.models.layers import num_layers
@@ -267,6 +267,8 @@ def _train(
     interpreter.check_fits(model, tokenizer, fingerprint=not system.four_bit)
     benign = [prompt for prompt in development_prompts(recipe) if prompt.harmful is False]
     labelled = interpreter_tables(recipe)
+    layer = interpreter.config.read_point.layer
+    known = None if system.four_bit else development_states(labelled, layer, run.path)
     align_system(
         model,
         tokenizer,
@@ -279,6 +281,7 @@ def _train(
             labelled.calibration,
             harmless_text(recipe) if system.trusts else (),
             refusals_of(recipe),
+            known,
         ),
         system,
         recipe.alignment,

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from lasa.alignment import system
 from lasa.data.prompts import write_prompts
 from lasa.data.world import tables
 from lasa.files.artifacts import read_json
@@ -52,6 +53,21 @@ def recipe(tmp_path, model_folder):
         "systems": {"base": {}, "tuned": trained},
         "evaluation": {"benchmarks": {"combinations": str(tmp_path / "test.jsonl")}, "max_new_tokens": 4},
     }
+
+
+def test_the_states_of_the_base_that_drift_is_measured_from_are_not_read_again(recipe, tmp_path, monkeypatch):
+    recipe["systems"]["again"] = recipe["systems"]["tuned"]
+    asked, read = [], system.read_hidden_states
+
+    def note(model, tokenizer, prompts, *args, **kwargs):
+        asked.append(len(prompts))
+        return read(model, tokenizer, prompts, *args, **kwargs)
+
+    monkeypatch.setattr(system, "read_hidden_states", note)
+    run_recipe(check_recipe(recipe, "test"), tmp_path / "run")
+    probes, benign = asked[:2]  # of a trained model: for the drift, and for thresholds
+    assert asked == [probes, benign] * 2
+    assert read_json(tmp_path / "run" / "systems" / "tuned" / "drift.json")["mean_shift"] > 0
 
 
 def test_a_run_measures_drift_and_serves_the_interpreter_that_was_fitted_again(recipe, tmp_path):

@@ -65,6 +65,7 @@ class AlignmentTables:
         harmless: Harmless text in any language, for a system that learns to refuse from it.
         refusals: What that text is answered with.
         probes: Labelled prompts on which the interpreter's drift is measured, and its thresholds are fitted again.
+        probe_states: The base's states of them at the interpreter's read point, `[probes, H]`; None: to be read.
         parallel: Parallel prompts, for a consistency term.
         benign: Benign prompts on which the perplexity is measured before and after.
         calibration: Benign prompts that join the probes where thresholds are fitted again.
@@ -77,6 +78,7 @@ class AlignmentTables:
     calibration: Sequence[Prompt] = ()
     harmless: Sequence[Prompt] = ()
     refusals: Refusals = field(default_factory=read_refusals)
+    probe_states: Tensor | None = None
 
 
 def align_system(
@@ -119,7 +121,7 @@ def align_system(
         LasaError: The preferences or settings cannot be trained on, or the folder cannot be written.
     """
     assert system.method is not None
-    drift = _DriftProbe(interpreter, tokenizer, tables.probes, model) if interpreter and tables.probes else None
+    drift = _DriftProbe(interpreter, tokenizer, tables, model) if interpreter and tables.probes else None
     losses = _losses(model, tokenizer, tables.benign)
     place, dtype = str(input_device(model)), model.dtype
     condition, base_fingerprint = section.condition or DEFAULT_CONDITION, model_fingerprint(model)
@@ -187,13 +189,13 @@ def align_system(
 
 
 class _DriftProbe:
-    """An interpreter, its probe set, and the base model's states of it, read before the model is changed."""
+    """An interpreter, its probe set, and the base model's states of it, from before the model is changed."""
 
     def __init__(
-        self, interpreter: SafetySemanticInterpreter, tokenizer: Any, prompts: Sequence[Prompt], model: Any
+        self, interpreter: SafetySemanticInterpreter, tokenizer: Any, tables: AlignmentTables, model: Any
     ) -> None:
-        self.interpreter, self.tokenizer, self.prompts = interpreter, tokenizer, prompts
-        self.before = self.read(model)
+        self.interpreter, self.tokenizer, self.prompts = interpreter, tokenizer, tables.probes
+        self.before = self.read(model) if tables.probe_states is None else tables.probe_states
 
     def read(self, model: Any) -> Tensor:
         return _read(model, self.tokenizer, self.interpreter, self.prompts)

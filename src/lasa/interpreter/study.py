@@ -129,7 +129,7 @@ def study_interpreter(
     layers = list(range(late + 1)) if section.all_layers else sorted(needed)
     named = tables.by_name()
     everything = [prompt for prompts in named.values() for prompt in prompts]
-    stored = read_to_folder(model, tokenizer, everything, layers, folder / "interpreter_states", position)
+    stored = read_to_folder(model, tokenizer, everything, layers, folder / STATES, position)
     learnt = {"train": tables.train, "development": tables.development, "calibration": tables.calibration}
     config = new_config(
         model, tokenizer, layer, position, learnt,
@@ -187,6 +187,23 @@ def study_interpreter(
     return Study(interpreter, {asked: bench.fit(other)[0] for asked, other in others.items()}, results)
 
 
+def development_states(tables: InterpreterTables, layer: int, folder: Path) -> Tensor | None:
+    """The base model's states of the development table, as `study_interpreter` stored them; None where there are none.
+
+    Args:
+        tables: What was studied.
+        layer: One that was read.
+        folder: Hidden states lie in `folder/interpreter_states`.
+
+    Returns:
+        `[prompts, H]` float32.
+    """
+    if not tables.development or not (folder / STATES).is_dir():
+        return None
+    return _LayerStates(StoredStates(folder / STATES), tables.by_name()).at(layer, DEVELOPMENT).states
+
+
+STATES = "interpreter_states"
 GROUPS = ("languages", "seen", "unseen", "all")
 FACTS = ("threshold", "language_thresholds", "controversial", "temperature", "parameters", "parameter_share")
 

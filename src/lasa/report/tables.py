@@ -319,9 +319,10 @@ COSTS = {
 
 def cost_tables(run: Run) -> list[Table]:
     """What each stage took, in the columns that were measured; no table where there is nothing."""
-    known = run.metrics.get("costs") or {stage: {"seconds": s} for stage, s in (run.metrics.get("seconds") or {}).items()}
+    seconds = run.metrics.get("seconds") or {}
+    known = run.metrics.get("costs") or {stage: {"seconds": value} for stage, value in seconds.items()}
     names = [name for name in COSTS if any(name in cost for cost in known.values())]
-    rows = [(stage, *(f"{cost[name]:,.1f}" if name in cost else "-" for name in names)) for stage, cost in known.items()]
+    rows = [[stage, *(f"{cost[n]:,.1f}" if n in cost else "-" for n in names)] for stage, cost in known.items()]
     return [Table("What each stage took", "", ("Stage", *(COSTS[name] for name in names)), rows)] if rows else []
 
 

@@ -24,7 +24,6 @@ def test_memory_and_time_are_those_of_the_stage():
 
 
 def test_a_stage_that_fails_costs_nothing():
-    cost = {}
     with pytest.raises(ValueError), measured() as cost:
         raise ValueError
     assert cost == {}
