@@ -76,6 +76,14 @@ class TestNames:
         generate(model, tokenizer, [[5, 6, 7], [8, 9]], GenerationSettings(max_new_tokens=2))
         assert seen == [(1, True), (1, True)]
 
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_an_adapter_answers_in_the_type_of_its_model(self, tokenizer, tmp_path, dtype):
+        base = save(tmp_path / "model", tokenizer)
+        base.name_or_path = str(tmp_path / "model")
+        get_peft_model(base, LoraConfig(r=2, target_modules="all-linear")).save_pretrained(tmp_path / "adapter")
+        model, _ = load_model(str(tmp_path / "adapter"), dtype=dtype)
+        assert {weight.dtype for weight in model.parameters()} == {getattr(torch, dtype)}
+
     def test_an_adapter_finds_a_local_base_from_any_working_directory(self, tokenizer, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         save(tmp_path / "base", tokenizer)
