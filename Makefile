@@ -18,7 +18,7 @@ export UV_INDEX_URL ?= $(PIP_INDEX_URL)
 install = $(if $(UV),$(UV) pip install --quiet --python $(1)/python --constraint $(2),PIP_CONSTRAINT=$(2) $(1)/python -m pip install --quiet --disable-pip-version-check --no-compile)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-real test-lowest test-inspect test-clients test-wheel test-vllm lint bench bench-million embedded fuzz clean
+.PHONY: help demo test test-slow test-real test-lowest test-inspect test-clients test-wheel test-vllm lint bench bench-gpu bench-million embedded fuzz clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -98,6 +98,9 @@ embedded: $(STAMP)  ## train the embedded model and its sister anew (half an hou
 
 bench: $(DEV)  ## speed, measured as ratios beside their targets
 	@$(BIN)/python benchmarks/run.py
+
+bench-gpu: $(DEV)  ## the same for reading, guarded generation and training, on a GPU (minutes)
+	@$(BIN)/python benchmarks/run.py --gpu
 
 bench-million: $(STAMP)  ## a million prompts through the reader and an interpreter (long)
 	@$(BIN)/python benchmarks/million.py
