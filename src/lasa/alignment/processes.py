@@ -10,6 +10,7 @@ from torch import nn
 
 from lasa.alignment.consistency import Consistency
 from lasa.errors import RecipeError
+from lasa.models.loading import FIRST_ALONE
 from lasa.models.memory import release_memory
 from lasa.models.soft_condition import SoftCondition
 from lasa.progress import say
@@ -143,7 +144,7 @@ def hand_over(model: Any, dtype: torch.dtype) -> None:
         model: The whole model, read for the last time.
         dtype: In which its weights are trained.
     """
-    handed_out = _is_on("FSDP_CPU_RAM_EFFICIENT_LOADING") and os.environ.get("FSDP_VERSION") == "2"
+    handed_out = _is_on(FIRST_ALONE) and os.environ.get("FSDP_VERSION") == "2"
     if os.environ.get("RANK", "0") == "0" or not handed_out:
         model.to("cpu").to(dtype)
     else:

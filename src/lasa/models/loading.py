@@ -1,6 +1,9 @@
 """Load any Hugging Face causal LM and its tokenizer, with errors a person can act on."""
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -21,6 +24,9 @@ from lasa.models.rendering import check_template, check_tokenizer
 from lasa.models.settings import ModelSettings
 from lasa.models.soft_condition import SOFT_CONDITION, SoftCondition
 from lasa.models.template import fix_template
+
+FIRST_ALONE = "FSDP_CPU_RAM_EFFICIENT_LOADING"
+"""Variable with which accelerate asks that only the first process hold a model's weights until it is sharded."""
 
 
 def load_model(model: str | ModelSettings, **settings: Any) -> tuple[Any, Any]:
@@ -123,16 +129,17 @@ def _load_network(chosen: ModelSettings, found: ModelFiles) -> Any:
         "quantization_config": four_bit_settings() if chosen.four_bit else None,
     }
     try:
-        network, loaded = AutoModelForCausalLM.from_pretrained(
-            found.folder,
-            use_safetensors=True,  # never a pickle
-            output_loading_info=True,
-            dtype=dtype,
-            device_map=_placement(chosen.device) if has_gpu else None,
-            trust_remote_code=chosen.trust_remote_code,
-            **found.gguf_option,
-            **{name: value for name, value in asked.items() if value is not None},
-        )
+        with _in_every_process():
+            network, loaded = AutoModelForCausalLM.from_pretrained(
+                found.folder,
+                use_safetensors=True,  # never a pickle
+                output_loading_info=True,
+                dtype=dtype,
+                device_map=_placement(chosen.device) if has_gpu else None,
+                trust_remote_code=chosen.trust_remote_code,
+                **found.gguf_option,
+                **{name: value for name, value in asked.items() if value is not None},
+            )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise _cannot_be_loaded(found, error) from error
     if loaded["missing_keys"]:  # transformers would go on with random weights
@@ -142,6 +149,21 @@ def _load_network(chosen: ModelSettings, found: ModelFiles) -> Any:
         )
     network.config._name_or_path = network.name_or_path = found.name  # what an adapter will say it belongs to
     return network
+
+
+@contextmanager
+def _in_every_process() -> Iterator[None]:
+    """Let each process of a launch have the weights that it loads, whatever the FSDP configuration says.
+
+    With `fsdp_cpu_ram_efficient_loading`, transformers before 5.23 leaves zeros to all processes but the first, for
+    FSDP to fill; a model that is read and never sharded would keep them.
+    """
+    asked = os.environ.pop(FIRST_ALONE, None)
+    try:
+        yield
+    finally:
+        if asked is not None:
+            os.environ[FIRST_ALONE] = asked
 
 
 def _placement(device: str) -> Any:

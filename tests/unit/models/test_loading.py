@@ -1,6 +1,7 @@
 """How a model is named, and how it is loaded."""
 
 import json
+import os
 from datetime import date
 from pathlib import Path
 
@@ -352,3 +353,18 @@ def test_a_folder_is_named_by_its_whole_path(model_folder, monkeypatch):
     monkeypatch.chdir(model_folder.parent)
     model, _ = load_model(model_folder.name)
     assert Path(model.config._name_or_path) == model_folder.resolve()
+
+
+def test_every_process_of_a_launch_has_the_weights_that_it_loads(model_folder, monkeypatch):
+    """An FSDP configuration asks transformers (before 5.23) to leave zeros to all but the first, for FSDP to fill."""
+    whole = load_model(str(model_folder))[0].state_dict()
+    variables = {"ACCELERATE_USE_FSDP": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true", "LOCAL_RANK": "1"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        loaded = load_model(str(model_folder))[0].state_dict()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert all(torch.equal(loaded[name], weight) for name, weight in whole.items())
+    assert {name: os.environ[name] for name in variables} == variables  # as the training will ask for them
