@@ -421,6 +421,8 @@ def test_an_adapter_on_a_model_that_is_sharded_learns_the_same(launch):
         assert isinstance(load_model(str(folder))[0], PeftModel)
     losses = [read_json(folder / "training.json")["losses"] for _, folder in runs]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    found = [read_json(folder / "perplexity.json")["all"] for _, folder in runs]
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
 
 
 def test_a_model_that_fsdp_shards_over_two_processes_learns_the_same(launch, replicated):
