@@ -425,20 +425,46 @@ def test_an_adapter_on_a_model_that_is_sharded_learns_the_same(launch):
     assert found[0] == pytest.approx(found[1], rel=1e-3)
 
 
+def check_learned_alike(spread: Path, whole: Path) -> None:
+    """A model that was spread over processes has the weights, losses and perplexity of one that was not."""
+    load_model(str(spread))
+    weights, expected, base = (
+        torch.cat([weight.flatten() for _, weight in sorted(load_file(one / "model.safetensors").items())])
+        for one in (spread, whole, spread.with_name("model"))
+    )
+    assert (weights - expected).norm() < 0.01 * (expected - base).norm()
+    losses = [read_json(one / "training.json")["losses"] for one in (spread, whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    found = [read_json(one / "perplexity.json")["all"] for one in (spread, whole)]
+    assert found[0] == pytest.approx(found[1], rel=1e-3)  # each process measured its share
+
+
 def test_a_model_that_fsdp_shards_over_two_processes_learns_the_same(launch, replicated):
     finished, folder = launch("sharded", ON_CPU, **SHARDED)
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert read_json(folder / "training.json")["wrapper"] == "FSDPLlamaForCausalLM"
-    load_model(str(folder))
-    sharded, whole, base = (
-        torch.cat([weight.flatten() for _, weight in sorted(load_file(one / "model.safetensors").items())])
-        for one in (folder, replicated, folder.with_name("model"))
-    )
-    assert (sharded - whole).norm() < 0.01 * (whole - base).norm()
-    losses = [read_json(one / "training.json")["losses"] for one in (folder, replicated)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    found = [read_json(one / "perplexity.json")["all"] for one in (folder, replicated)]
-    assert found[0] == pytest.approx(found[1], rel=1e-3)  # each process measured its share
+    check_learned_alike(folder, replicated)
+
+
+ZERO = {
+    "ACCELERATE_USE_CPU": "false",
+    "ACCELERATE_USE_DEEPSPEED": "true",
+    "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3",
+    "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false",
+    "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true",
+    "ACCELERATE_GRADIENT_CLIPPING": "1.0",
+    "ACCELERATE_MIXED_PRECISION": "no",
+    "DS_ACCELERATOR": "cpu",
+}
+
+
+@pytest.mark.slow
+def test_a_model_that_zero_spreads_over_two_processes_learns_the_same(launch, replicated):
+    pytest.importorskip("deepspeed", reason="deepspeed is built from source: pip install deepspeed")
+    finished, folder = launch("zero", (str(Path(__file__).parents[1] / "zero_on_cpu.py"),), **ZERO)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert read_json(folder / "training.json")["wrapper"] == "DeepSpeedEngine"
+    check_learned_alike(folder, replicated)
 
 
 @pytest.mark.slow
