@@ -24,6 +24,12 @@ METRICS = {
     "helpful": "harmless: helped",
     "over_refusal": "harmless: refused",
 }
+COSTS = {
+    "seconds": "seconds",
+    "cpu_seconds": "seconds of processors",
+    "peak_gib": "most memory, GiB",
+    "gpu_peak_gib": "most GPU memory, GiB",
+}
 
 
 def main(run: Path, folder: Path) -> None:
@@ -59,8 +65,10 @@ def page(name: str, metrics: dict[str, Any]) -> str:
         lines.append("")
     lines += ["## Compared, prompt by prompt", "", row(["", "", "languages", "difference in points", "p", "n"])]
     lines += [row(["---"] * 6), *(compared(one) for one in metrics["comparisons"]), ""]
-    lines += ["## Time", "", row(["stage", "seconds"]), row(["---"] * 2)]
-    lines += [row([stage, f"{seconds:.0f}"]) for stage, seconds in metrics["seconds"].items()]
+    costs = metrics.get("costs") or {stage: {"seconds": value} for stage, value in metrics["seconds"].items()}
+    kinds = [kind for kind in COSTS if any(kind in cost for cost in costs.values())]
+    lines += ["## Cost", "", row(["stage", *(COSTS[kind] for kind in kinds)]), row(["---"] * (len(kinds) + 1))]
+    lines += [row([stage, *(f"{c[k]:,.1f}" if k in c else "-" for k in kinds)]) for stage, c in costs.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -323,7 +323,8 @@ def cost_tables(run: Run) -> list[Table]:
     known = run.metrics.get("costs") or {stage: {"seconds": value} for stage, value in seconds.items()}
     names = [name for name in COSTS if any(name in cost for cost in known.values())]
     rows = [[stage, *(f"{cost[n]:,.1f}" if n in cost else "-" for n in names)] for stage, cost in known.items()]
-    return [Table("What each stage took", "", ("Stage", *(COSTS[name] for name in names)), rows)] if rows else []
+    title = "What each stage took"
+    return [Table(title, title, ("Stage", *(COSTS[name] for name in names)), rows)] if rows else []
 
 
 def _rate_table(
