@@ -218,7 +218,8 @@ def aligning(
         "qlora": QUANTISED * blocks + 2.0 * (shape.parameters - blocks),
     }.get(adaptation, 0.0)
     trained = shape.parameters if full else shape.lora_parameters(work.lora_rank)
-    held = (frozen + TRAINED_BYTES.get(adaptation, 16) * trained) / shards
+    wide = 6 * shape.embedding if adaptation == "full, adamw_8bit" else 0  # its moments stay in float32
+    held = (frozen + TRAINED_BYTES.get(adaptation, 16) * trained + wide) / shards
     gathered = 2 * 2 * shape.block if shards > 1 else 0  # one block in use and the next one on its way, in bfloat16
     held += gathered + activations(shape, work, checkpointing)
     if shards > 1:
@@ -238,7 +239,10 @@ QUANTISED = 0.5 + 0.127 / 8
 """Bytes of an NF4 weight with double quantisation: 4 bits and 0.127 bits of constants."""
 
 TRAINED_BYTES = {"full, adamw_8bit": 4 + 4 + 2, "full, adamw_bfloat16": 2 + 2 + 4}
-"""Bytes of a trained parameter: weight, gradient, and AdamW's two moments; else all in float32, 4 + 4 + 8."""
+"""Bytes of a trained parameter: weight, gradient, and AdamW's two moments; else all in float32, 4 + 4 + 8.
+
+In 8 bits are all moments but the token embedding's: transformers' trainer asks bitsandbytes to leave those alone.
+"""
 
 
 def activations(shape: Shape, work: Work, checkpointing: bool) -> float:

@@ -72,6 +72,26 @@ def test_a_training_with_it_goes_the_way_of_one_in_float32(method, tokenizer, tm
     assert losses["adamw_bfloat16"] == pytest.approx(losses["adamw"], rel=0.1)
 
 
+@pytest.mark.parametrize("method", ["sft", "kto"])
+def test_eight_bits_learn_the_same_and_hold_what_the_plan_counts(method, tokenizer, tmp_path):
+    table = tables.preferences(("en",), 6, 6, ("en", "zh"))
+    rows = token_rows(tokenizer, table, [[]] * len(table), seed=0)
+    losses = {}
+    for name in ("adamw", "adamw_8bit"):
+        model = build_model("llama", tokenizer, layers=2, hidden_size=64, head_dim=16, intermediate_size=128)
+        settings = SystemSettings(
+            method=method, steps=8, batch_size=4, warmup_steps=0, learning_rate=1e-3, optimizer=name
+        )
+        trained = train(model, tokenizer, rows, settings, tmp_path / name, "test")
+        losses[name] = trained.losses
+    assert losses["adamw_8bit"] == pytest.approx(losses["adamw"], rel=0.02)
+    large = [weight for weight in trained.model.parameters() if weight.numel() >= 4096]  # bitsandbytes' own bound
+    moments = [trained.trainer.optimizer.state[weight] for weight in large]
+    held = sum(state[name].nbytes for state in moments for name in ("state1", "state2"))
+    embedding = trained.model.get_input_embeddings().weight.numel()
+    assert held == 2 * sum(weight.numel() for weight in large) + 6 * embedding  # beside weight and gradient, 4 each
+
+
 def test_eight_bits_without_bitsandbytes_say_what_to_install(tokenizer, tmp_path, monkeypatch):
     from lasa.alignment import arguments
 

@@ -108,7 +108,6 @@ def test_a_model_spread_by_a_device_map_is_read_and_recognised(
 
 
 def test_a_model_quantised_to_four_bits_is_read_guarded_and_recognised(tokenizer, prompts, tmp_path):
-    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install bitsandbytes")
     whole = build_model("llama", tokenizer, hidden_size=64, head_dim=16)
     whole.save_pretrained(tmp_path / "whole")
     settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
