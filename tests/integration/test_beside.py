@@ -25,7 +25,8 @@ def test_two_processes_write_what_one_writes(plain, tmp_path):
     run_recipe(recipe, tmp_path / "one")
     run_recipe(recipe, tmp_path / "two", processes=2)
     one, two = (read_json(tmp_path / name / "metrics.json") for name in ("one", "two"))
-    assert one.pop("seconds").keys() == two.pop("seconds").keys()
+    for cost in ("seconds", "costs"):
+        assert one.pop(cost).keys() == two.pop(cost).keys()
     assert one == two
     for name in recipe.systems:
         written = [(tmp_path / run / "samples" / f"{name}.jsonl").read_text("utf-8") for run in ("one", "two")]

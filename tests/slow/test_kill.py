@@ -54,7 +54,8 @@ def seconds(run):
 
 def outcome(run):
     """Everything that was measured, and every answer."""
-    metrics = {name: value for name, value in read_json(run / "metrics.json").items() if name != "seconds"}
+    found = read_json(run / "metrics.json")
+    metrics = {name: value for name, value in found.items() if name not in ("seconds", "costs")}
     return metrics, {path.name: path.read_bytes() for path in (run / "samples").iterdir()}
 
 

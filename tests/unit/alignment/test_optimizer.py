@@ -73,7 +73,7 @@ def test_a_training_with_it_goes_the_way_of_one_in_float32(method, tokenizer, tm
 
 
 @pytest.mark.parametrize("method", ["sft", "kto"])
-def test_eight_bits_learn_the_same_and_hold_what_the_plan_counts(method, tokenizer, tmp_path):
+def test_eight_bits_learn_the_same_and_leave_the_embedding_alone(method, tokenizer, tmp_path):
     table = tables.preferences(("en",), 6, 6, ("en", "zh"))
     rows = token_rows(tokenizer, table, [[]] * len(table), seed=0)
     losses = {}

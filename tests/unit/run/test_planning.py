@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from lasa.cli import app
 from lasa.errors import ModelError
-from lasa.run.planning import GIB, Machine, Shape, Work, activations, aligning, answering, plan
+from lasa.run.planning import GIB, OVERHEAD, Machine, Shape, Work, activations, aligning, answering, plan
 from lasa.run.recipe import read_recipe
 
 LLAMA_8B = {
@@ -110,6 +110,13 @@ def test_full_training_holds_sixteen_bytes_a_parameter_and_shards_them():
 )
 def test_what_fits_on_80_gib(config, gpus, adaptation, sharding, fits):
     assert (memory_of(config, gpus, adaptation, sharding) <= 80) is fits
+
+
+def test_the_embeddings_moments_stay_in_float32_where_the_others_have_eight_bits():
+    shape = Shape.from_config(LLAMA_8B)
+    eight, sixteen = (memory_of(LLAMA_8B, 1, f"full, {name}", "one GPU") for name in ("adamw_8bit", "adamw_bfloat16"))
+    more = 2 * shape.parameters + 6 * shape.embedding
+    assert eight - sixteen == pytest.approx(OVERHEAD * more / GIB)
 
 
 def test_checkpointing_trades_time_for_memory():
