@@ -12,13 +12,14 @@ from markupsafe import Markup, escape
 from lasa.files.artifacts import write_text
 from lasa.report import attacks, figures, interpreter_sections, kinds, listening, sections, tables
 from lasa.report.examples import CHARACTERS_PER_TEXT, SAMPLES_PER_SYSTEM, example_rows, script_json
+from lasa.report.origin import origin_tables
 from lasa.report.run_folder import Run, read_run
 from lasa.report.sections import Save
 from lasa.report.summary import summarise
 from lasa.report.svg import FigureFiles, drawing, save_figure
 from lasa.report.system_cards import write_model_cards
 from lasa.report.systems import guard_explanation, system_descriptions
-from lasa.report.tables import HeatRow, Table
+from lasa.report.tables import HeatRow
 from lasa.report.values import interval, percent, rates
 from lasa.statistics import Rate
 
@@ -82,7 +83,7 @@ def _render(run: Run, folder: Path) -> str:
         heat_files=heat_files,
         asr_table=tables.asr_table(run),
         sections=[section for chapter in _CHAPTERS for section in chapter(run, save)],
-        provenance=_provenance(run),
+        provenance=origin_tables(run),
         examples=script_json(examples) if examples else None,
         totals={name: len(samples) for name, samples in run.samples.items()},
         limit=SAMPLES_PER_SYSTEM,
@@ -103,11 +104,6 @@ def _heat_map(run: Run, save: Save) -> tuple[list[HeatRow], FigureFiles | None]:
         figure, [cell.row() for cell in cells], name="asr_by_language", description="Attack success by language."
     )
     return tables.heat_rows(run), files
-
-
-def _provenance(run: Run) -> list[Table]:
-    found = [tables.fact_table("What made this run", run.provenance)] if run.provenance else []
-    return [*found, *tables.cost_tables(run)]
 
 
 def _unbroken(text: str) -> Markup:

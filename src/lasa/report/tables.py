@@ -304,29 +304,6 @@ def split_table(name: str, split: Document) -> Table:
     )
 
 
-def fact_table(caption: str, facts: Document) -> Table:
-    """A nested document as one row per fact."""
-    return Table(caption, caption, ("Fact", "Value"), [(name, value) for name, value in _flat(facts)])
-
-
-COSTS = {
-    "seconds": "Seconds",
-    "cpu_seconds": "Seconds of processors",
-    "peak_gib": "Most memory, GiB",
-    "gpu_peak_gib": "Most GPU memory, GiB",
-}
-
-
-def cost_tables(run: Run) -> list[Table]:
-    """What each stage took, in the columns that were measured; no table where there is nothing."""
-    seconds = run.metrics.get("seconds") or {}
-    known = run.metrics.get("costs") or {stage: {"seconds": value} for stage, value in seconds.items()}
-    names = [name for name in COSTS if any(name in cost for cost in known.values())]
-    rows = [[stage, *(f"{cost[n]:,.1f}" if n in cost else "-" for n in names)] for stage, cost in known.items()]
-    title = "What each stage took"
-    return [Table(title, title, ("Stage", *(COSTS[name] for name in names)), rows)] if rows else []
-
-
 def _rate_table(
     title: str, caption: str, systems: Document, places: Sequence[str], metric: str, marked: frozenset[int]
 ) -> Table:
@@ -348,11 +325,3 @@ def _marked(run: Run, places: Sequence[str]) -> frozenset[int]:
 def _compared(entry: Document) -> str:
     metric, group = str(entry.get("metric", "asr")), str(entry.get("group", ""))
     return f"{METRIC_NAMES.get(metric, metric).lower()}, {GROUP_NAMES.get(group, group)}"
-
-
-def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        return [fact for key, child in value.items() for fact in _flat(child, f"{name} · {key}" if name else str(key))]
-    if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
-        return [(name, " ".join(str(item) for item in value))]
-    return [(name, "" if value is None else str(value))]
