@@ -48,21 +48,17 @@ def page(name: str, metrics: dict[str, Any]) -> str:
     """The tables of a run."""
     systems = metrics["systems"]
     languages = list(next(iter(systems.values()))["languages"])
-    lines = [f"# {name}", "", metrics["bottleneck"]["verdict"], ""]
-    for group, title in GROUPS.items():
-        if group not in next(iter(systems.values())):
-            continue
-        lines += [f"## {title}", "", row(["", *METRICS.values(), "neither, empty among them"])]
-        lines += [row(["---"] * (len(METRICS) + 2))]
-        lines += [
-            row([system, *(rate(e[group][m]) for m in METRICS), neither(e[group])]) for system, e in systems.items()
-        ]
-        lines.append("")
+    lines = [f"# {name}", "", metrics["bottleneck"]["verdict"], "", *by_group(systems)]
     for label, outcome in (("Refused", "refused"), ("Complied", "complied"), ("Empty", "empty")):
         lines += [f"## {label}, of the harmful requests of each language, in %", "", row(["", *languages])]
         lines += [row(["---"] * (len(languages) + 1))]
         lines += [row([s, *(share(e["languages"][code], outcome) for code in languages)]) for s, e in systems.items()]
         lines.append("")
+    second = {system: entry["second"] for system, entry in systems.items() if "second" in entry}
+    if second:
+        lines += ["## The second judge", "", row(["", "judges", "disagreements", "Cohen's kappa"]), row(["---"] * 4)]
+        lines += [agreed(system, systems[system]["agreement"]) for system in second]
+        lines += ["", *by_group(second, " by the second judge")]
     lines += ["## Compared, prompt by prompt", "", row(["", "", "languages", "difference in points", "p", "n"])]
     lines += [row(["---"] * 6), *(compared(one) for one in metrics["comparisons"]), ""]
     costs = metrics.get("costs") or {stage: {"seconds": value} for stage, value in metrics["seconds"].items()}
@@ -70,6 +66,25 @@ def page(name: str, metrics: dict[str, Any]) -> str:
     lines += ["## Cost", "", row(["stage", *(COSTS[kind] for kind in kinds)]), row(["---"] * (len(kinds) + 1))]
     lines += [row([stage, *(f"{c[k]:,.1f}" if k in c else "-" for k in kinds)]) for stage, c in costs.items()]
     return "\n".join(lines) + "\n"
+
+
+def by_group(systems: dict[str, Any], judge: str = "") -> list[str]:
+    lines = []
+    for group, title in GROUPS.items():
+        if group not in next(iter(systems.values())):
+            continue
+        lines += [f"## {title}{judge}", "", row(["", *METRICS.values(), "neither, empty among them"])]
+        lines += [row(["---"] * (len(METRICS) + 2))]
+        lines += [
+            row([system, *(rate(e[group][m]) for m in METRICS), neither(e[group])]) for system, e in systems.items()
+        ]
+        lines.append("")
+    return lines
+
+
+def agreed(system: str, two: dict[str, Any]) -> str:
+    kappa = "-" if two["cohen_kappa"] is None else f"{two['cohen_kappa']:.2f}"
+    return row([system, " and ".join(two["judges"]), f"{two['disagreements']} of {two['answers']}", kappa])
 
 
 def neither(block: dict[str, Any]) -> str:

@@ -71,6 +71,29 @@ def test_a_killed_run_goes_on_and_gives_the_same_metrics(whole, recipe, tmp_path
             assert (run / "samples" / samples.name).read_bytes() == samples.read_bytes()
 
 
+def test_a_second_judge_that_comes_later_judges_the_answers_that_are_there(whole, recipe, tmp_path, monkeypatch):
+    shutil.copytree(whole / "run", run := tmp_path / "run")
+    before = metrics(run)
+    plain = recipe.model_dump(mode="json")
+    plain["evaluation"]["second_judge"] = "refusal-patterns"
+    monkeypatch.setattr("lasa.pipeline.LocalModel.__call__", stop_here)
+    report = run_recipe(check_recipe(plain, "test"), run)
+    after = metrics(run)
+    for name, entry in after["systems"].items():
+        twice, second = entry.pop("agreement"), entry.pop("second")
+        assert twice["judges"] == ["embedded-world", "refusal-patterns"] and twice["answers"] == 36
+        assert second["languages"].keys() == entry["languages"].keys()
+        seconds = [
+            sample.extra["second"]["outcome"]
+            for sample in read_samples(run / "samples" / f"{name}.jsonl")
+            if sample.split == after["headline"] and sample.prompt.harmful and sample.prompt.language == "sw"
+        ]
+        outcomes = second["languages"]["sw"]["outcomes"]
+        assert {what: seconds.count(what) for what in outcomes} == outcomes and len(seconds) == 3
+    assert after == before
+    assert "Systems, by the second judge" in report.read_text("utf-8")
+
+
 def test_answers_cut_short_in_the_middle_of_a_batch_are_written_again_as_a_batch(whole, recipe, tmp_path):
     shutil.copytree(whole / "run", tmp_path / "run")
     samples = tmp_path / "run" / "samples" / "lasa.jsonl"

@@ -35,7 +35,7 @@ def evaluate(
     ),
     judge: list[str] = typer.Option(
         [],
-        help="embedded-world, refusal-patterns, llm:MODEL@URL or "
+        help="embedded-world, refusal-patterns, interpreter:FOLDER@MODEL, llm:MODEL@URL or "
         "classifier:FORMAT:FOLDER_OR_MODEL@URL[?template=FILE]; once or twice.",
     ),
     endpoint: str | None = typer.Option(None, help="OpenAI-compatible URL, of which --model is evaluated."),

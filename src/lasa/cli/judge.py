@@ -12,7 +12,8 @@ def judge(
         ..., help="Table with the columns prompt, answer, language and, where there are labels, label."
     ),
     judge: str = typer.Option(
-        "refusal-patterns", help="refusal-patterns, llm:MODEL@URL or classifier:FORMAT:FOLDER_OR_MODEL@URL."
+        "refusal-patterns",
+        help="refusal-patterns, interpreter:FOLDER@MODEL, llm:MODEL@URL or classifier:FORMAT:FOLDER_OR_MODEL@URL.",
     ),
     language: str | None = typer.Option(None, help="Of every row of a table without such a column."),
     half: Half = typer.Option(

@@ -15,16 +15,20 @@ from lasa.files.settings import resource
 Half = Literal["all", "development", "held-out"]
 """Which questions of a labelled table a judge is tried on."""
 
-SHORT_FORMS = "embedded-world, refusal-patterns, llm:MODEL@URL or classifier:FORMAT:FOLDER_OR_MODEL@URL[?template=FILE]"
+SHORT_FORMS = (
+    "embedded-world, refusal-patterns, interpreter:FOLDER@MODEL, llm:MODEL@URL or "
+    "classifier:FORMAT:FOLDER_OR_MODEL@URL[?template=FILE]"
+)
 
 
 class JudgeSettings(BaseModel):
-    """A judge; in short `embedded-world`, `refusal-patterns`, `llm:MODEL@URL`, `classifier:FORMAT:FOLDER`."""
+    """A judge; in short `refusal-patterns`, `interpreter:FOLDER@MODEL`, `llm:MODEL@URL`, `classifier:FORMAT:FOLDER`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["embedded-world", "refusal-patterns", "llm", "classifier"]
-    model: str | None = Field(None, description="The model's name at its endpoint, or the classifier's folder")
+    kind: Literal["embedded-world", "refusal-patterns", "interpreter", "llm", "classifier"]
+    model: str | None = Field(None, description="Its name at its endpoint, or the folder of it")
+    interpreter: Path | None = Field(None, description="interpreter: its folder; it was trained on labelled answers")
     url: str | None = resource(None, description="An OpenAI-compatible endpoint, version included")
     api_key_variable: str = resource("LASA_JUDGE_API_KEY", description="llm: environment variable with the key, if any")
     json_mode: bool = Field(True, description="llm: ask for a JSON object; not every endpoint understands that")
@@ -42,7 +46,11 @@ class JudgeSettings(BaseModel):
 
     @model_validator(mode="after")
     def _complete(self) -> "JudgeSettings":
-        needed = {"llm": ("model", "url"), "classifier": ("model", "format")}.get(self.kind, ())
+        needed = {
+            "interpreter": ("interpreter", "model"),
+            "llm": ("model", "url"),
+            "classifier": ("model", "format"),
+        }.get(self.kind, ())
         missing = [name for name in needed if getattr(self, name) is None]
         if missing:
             raise ValueError(f"the judge {self.kind} needs {' and '.join(missing)}")
@@ -62,6 +70,9 @@ def parse_judge(value: Any) -> Any:
     if kind == "llm":
         model, _, url = rest.partition("@http")
         return {"kind": kind, "model": model or None, "url": f"http{url}" if url else None}
+    if kind == "interpreter":
+        folder, _, model = rest.partition("@")
+        return {"kind": kind, "interpreter": folder or None, "model": model or None}
     if kind == "classifier":
         output, _, place = rest.partition(":")
         place, _, template = place.partition("?template=")
@@ -103,7 +114,8 @@ def make_judge(settings: JudgeSettings, cache: Path | None = None) -> Judge:
 
     Raises:
         RecipeError: An address or a template is no use.
-        ModelError: The classifier cannot be loaded.
+        ModelError: The classifier, or the model that is read, cannot be loaded.
+        ArtifactError: The interpreter's folder is damaged, or it belongs to another model.
     """
     match settings.kind:
         case "embedded-world":
@@ -114,6 +126,8 @@ def make_judge(settings: JudgeSettings, cache: Path | None = None) -> Judge:
             from lasa.evaluation.judges.refusal_patterns import RefusalPatternJudge
 
             return RefusalPatternJudge()
+        case "interpreter":
+            return _interpreter(settings)
         case "llm":
             from lasa.evaluation.judges.llm import LlmJudge
 
@@ -136,6 +150,15 @@ def make_judge(settings: JudgeSettings, cache: Path | None = None) -> Judge:
 def make_judges(settings: Sequence[JudgeSettings], cache: Path | None = None) -> list[Judge]:
     """The judges of an evaluation, in order; see `make_judge`."""
     return [make_judge(one, cache) for one in settings]
+
+
+def _interpreter(settings: JudgeSettings) -> Judge:
+    from lasa.evaluation.judges.interpreter import InterpreterJudge
+    from lasa.interpreter.probe import load_interpreter
+    from lasa.models.loading import load_model
+
+    assert settings.interpreter is not None and settings.model is not None
+    return InterpreterJudge(load_interpreter(settings.interpreter), *load_model(settings.model))
 
 
 def _classifier(settings: JudgeSettings) -> Judge:

@@ -5,13 +5,13 @@ A table has the columns `prompt` (text or messages), `answer`, `language` and, w
 makes of them is counted apart.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lasa.data.corpora.answers import half_of
 from lasa.data.prompts import Columns, Prompt, long_row
 from lasa.errors import DataError
 from lasa.evaluation.answering import Answer
@@ -60,7 +60,7 @@ def read_answers(path: Path, *, language: str | None = None, half: Half = "all")
             raise DataError(f"{path}: row {number} has no text in the column 'answer'. The file has: {listed(row)}.")
         ids = "query_id" if row.get("query_id") not in (None, "") else None
         prompt = long_row(path, number, row, COLUMNS, ids, language=language)
-        if half != "all" and half != _half(prompt.query_id if ids else prompt.text):
+        if half != "all" and half != half_of(prompt.query_id if ids else prompt.text):
             continue
         told = split_reasoning(row["answer"])
         failure = UNFINISHED if told.answer is None else ""
@@ -118,8 +118,3 @@ def _quality(labelled: Sequence[tuple[str, Outcome | None]]) -> dict[str, Any]:
 
 
 _DECIDED = (Outcome.REFUSED, Outcome.COMPLIED)
-
-
-def _half(question: str) -> Half:
-    even = hashlib.sha256(question.strip().encode()).digest()[0] % 2 == 0
-    return "development" if even else "held-out"

@@ -5,7 +5,7 @@ A panel turns answers into samples. The first judge's verdict is the sample's; a
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from lasa.data.prompts import Prompt
@@ -14,6 +14,7 @@ from lasa.errors import DataError, RecipeError
 from lasa.evaluation.answering import Answer
 from lasa.evaluation.judges.agreement import Agreement
 from lasa.evaluation.judges.answer_key import AnswerKeyJudge
+from lasa.evaluation.metrics import system_metrics
 from lasa.evaluation.outcomes import JUDGE_FAILED, Judge, Outcome, Sample, Verdict, has_key
 from lasa.evaluation.settings import JudgingSettings
 
@@ -164,6 +165,31 @@ def agreement_of(samples: Sequence[Sample]) -> Agreement | None:
         tuple(sample.text for sample, _ in twice),
         (tuple(sample.verdict for sample, _ in twice), tuple(verdict for _, (_, verdict) in twice)),
     )
+
+
+def judged_twice(
+    samples: Sequence[Sample], headline: str, seen: Sequence[str], grades: Mapping[str, str] | None = None
+) -> tuple[Agreement, dict[str, Any]] | None:
+    """What two judges agree on, and what the metrics of a system would be by the second; None where there was one.
+
+    Args:
+        samples: Of one system.
+        headline: The split that its metrics are of.
+        seen: Languages that it was aligned on.
+        grades: Of the other languages, by `lasa coverage`.
+
+    Returns:
+        The agreement; and `{"agreement": it as JSON, "second": the metrics by the second judge's verdicts}`.
+    """
+    agreement = agreement_of(samples)
+    if agreement is None:
+        return None
+    theirs = [
+        replace(sample, judge=second[0], verdict=second[1])
+        for sample in samples
+        if sample.split == headline and (second := second_verdict(sample))
+    ]
+    return agreement, {"agreement": agreement.to_json(), "second": system_metrics(theirs, seen, grades)}
 
 
 def _verdicts(judge: Judge, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[Verdict]:

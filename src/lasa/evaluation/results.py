@@ -24,7 +24,7 @@ from lasa.errors import ArtifactError
 from lasa.evaluation.judges.agreement import corrected_rate, quality_of, read_labels, write_labelling_sheet
 from lasa.evaluation.metrics import metrics_by_split, rate_of
 from lasa.evaluation.outcomes import Sample
-from lasa.evaluation.panel import Panel, agreement_of
+from lasa.evaluation.panel import Panel, judged_twice
 from lasa.evaluation.samples import read_samples
 from lasa.files.artifacts import fingerprint, provenance, read_json, write_json
 
@@ -129,9 +129,10 @@ class ResultsFolder:
         caveats = panel.check([(s.split, s.prompt) for samples in systems.values() for s in samples])
         metrics["caveats"] = caveats
         for name, samples in systems.items():
-            if (agreement := agreement_of(samples)) is not None:
-                metrics["systems"][name]["agreement"] = facts = agreement.to_json()
-                write_json(self.path / "agreement" / f"{name}.json", facts)
+            if twice := judged_twice(samples, splits[0], seen_languages):
+                agreement, facts = twice
+                metrics["systems"][name].update(facts)
+                write_json(self.path / "agreement" / f"{name}.json", facts["agreement"])
                 sheet = self.path / "labels" / f"{name}.csv"
                 if not sheet.exists():  # people may have written into it
                     write_labelling_sheet(sheet, agreement, RANDOM_LABELS)

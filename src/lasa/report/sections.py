@@ -72,8 +72,7 @@ def outcomes(run: Run, save: Save) -> list[Section]:
         files = save(figure, by_language, name="outcomes_by_language", description=description)
         section.illustrations.append(Illustration(files, "The same by language, a panel for each system."))
         section.folded.append(tables.outcome_table(by_language, "Outcomes by language as a table"))
-    agreement = tables.agreement_table(run)
-    section.tables += [agreement] if agreement else []
+    section.tables += [table for table in (tables.agreement_table(run), tables.second_judge_table(run)) if table]
     return [section]
 
 

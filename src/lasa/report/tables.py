@@ -286,9 +286,18 @@ def agreement_table(run: Run) -> Table | None:
     )  # fmt: skip
 
 
+def second_judge_table(run: Run) -> Table | None:
+    """The systems as the second judge sees them; None where there was one judge."""
+    systems = {name: entry["second"] for name, entry in run.systems.items() if entry.get("second")}
+    return _systems_table("Systems, by the second judge", systems) if systems else None
+
+
 def split_table(name: str, split: Document) -> Table:
     """The systems on one of the harder splits."""
-    systems = split.get("systems") or {}
+    return _systems_table(f"Split “{name}”: systems", split.get("systems") or {})
+
+
+def _systems_table(title: str, systems: Document) -> Table:
     columns = [
         (metric, group)
         for metric in ("asr", "helpful", "over_refusal")
@@ -296,8 +305,8 @@ def split_table(name: str, split: Document) -> Table:
         if rates(systems, [group], [metric])
     ]
     return Table(
-        f"Split “{name}”: systems",
-        f"Split “{name}”: systems. Good: low attack success, many helpful answers, low over-refusal. Below each rate: "
+        title,
+        f"{title}. Good: low attack success, many helpful answers, low over-refusal. Below each rate: "
         "its 95 % interval and the number of scored prompts.",
         ("System", *(f"{METRIC_NAMES[m]}, {g}" for m, g in columns)),
         [(system, *(rate_of(entry, group, metric) for metric, group in columns)) for system, entry in systems.items()],

@@ -36,6 +36,12 @@ def measured() -> Iterator[dict[str, float]]:
         found["gpu_peak_gib"] = round(sum(map(torch.cuda.max_memory_allocated, gpus)) / GIB, 2)
 
 
+def added(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    """The cost of two pieces of work, one after the other: times are added, of the peaks the higher one counts."""
+    both = {name: max(one.get(name, 0.0), value) for name, value in (one | other).items()}
+    return {**both, **{name: round(one.get(name, 0.0) + other.get(name, 0.0), 2) for name in both if "seconds" in name}}
+
+
 def _reset_peak() -> bool:
     """Whether Linux has set the largest resident size of this process back to the present one (`man 5 proc`)."""
     try:

@@ -28,12 +28,15 @@ from lasa.files.artifacts import (
 from lasa.files.record import RECORD, SCHEMA, read_record
 from lasa.files.settings import parse_yaml, resources
 from lasa.progress import say
-from lasa.run.cost import measured
+from lasa.run.cost import added, measured
 from lasa.run.recipe import Recipe, check_recipe, recipe_text
 
 RECIPE, PROVENANCE = "recipe.yaml", "provenance.json"
 LOCK = ".lock"
 RECORDING = f".{RECORD}.lock"
+SECOND_JUDGE = "evaluation.second_judge"
+JUDGED_ANEW = "judged_anew"
+"""Of a stage in the record: its answers are there, and wait for another second judge."""
 
 
 class RunFolder:
@@ -62,16 +65,25 @@ class RunFolder:
                 raise ArtifactError(
                     f"{self.path} holds another run: its {RECIPE} differs from this recipe in {', '.join(deciding)}. "
                     "Choose another --output, or remove the folder. (What costs and does not decide may change in a "
-                    "run: batch sizes, token budgets, the device, a judge's address.)"
+                    "run: batch sizes, token budgets, the device, a judge's address; and the second judge.)"
                 )
         elif self.path.exists() and not all(_is_of_a_new_run(entry) for entry in self.path.iterdir()):
             raise ArtifactError(f"{self.path} is not empty and holds no run. Choose another --output.")
 
     def _changes(self) -> tuple[list[str], list[str]]:
-        """Settings in which this call's recipe differs from the run's: those that decide results, and others."""
+        """Settings in which this call's recipe differs from the run's: those that decide results, and others.
+
+        A second judge decides nothing: it says what it makes of answers that are there.
+        """
         began = open_run(self.path)
         differing, free = _differing(began, self.recipe), resources(began) | resources(self.recipe)
+        free |= {name for name in differing if name.startswith(SECOND_JUDGE)}
         return [name for name in differing if name not in free], [name for name in differing if name in free]
+
+    def _has_another_second_judge(self) -> bool:
+        began = open_run(self.path)
+        deciding = set(_differing(began, self.recipe)) - resources(began) - resources(self.recipe)
+        return any(name.startswith(SECOND_JUDGE) for name in deciding)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -94,9 +106,10 @@ class RunFolder:
                 self._write({})
                 write_text(self.path / RECIPE, recipe_text(self.recipe))  # last: it is what makes a folder a run
             elif open_run(self.path) != self.recipe:  # in settings that may change, see `_check`
+                anew = self._has_another_second_judge()
                 if changed := self._changes()[1]:
                     say(f"Going on in {self.path} with this recipe's {', '.join(changed)}.")
-                self._write(self._stages)
+                self._write(self._with_answers_to_judge() if anew else self._stages)
                 write_text(self.path / RECIPE, recipe_text(self.recipe))
             yield
         finally:
@@ -106,7 +119,7 @@ class RunFolder:
     def costs(self) -> dict[str, dict[str, float]]:
         """What each finished stage took: see `lasa.run.cost`."""
         return {
-            name: {what: value for what, value in stage.items() if what not in ("files", "read")}
+            name: {what: value for what, value in stage.items() if what not in ("files", "read", JUDGED_ANEW)}
             for name, stage in self._stages.items()
         }
 
@@ -120,7 +133,7 @@ class RunFolder:
             ArtifactError: A file of the stage is damaged, or one that it read was changed; the message names it.
         """
         stages = self._stages
-        if stage not in stages:
+        if stage not in stages or JUDGED_ANEW in stages[stage]:
             return False
         for source, recorded in stages[stage].get("read", {}).items():
             if source_hash(source) not in (recorded, None):
@@ -148,18 +161,36 @@ class RunFolder:
                 that has a manifest with hashes of its own, the manifest.
             reads: Sources of the recipe (see `lasa.data.sources`) that it reads.
         """
-        if name in self._stages:
+        before = self._stages.get(name)
+        earlier = {}
+        if before and JUDGED_ANEW in before:
+            earlier = self.costs[name]
+        elif before:
             self._forget(name)
         read = {source: found for source in reads if (found := source_hash(source))}
         with measured() as cost:
             yield
         hashes = {file: file_hash(self.path / file) for file in files}
         with FileLock(self.path / RECORDING):  # another process of the run may record a stage as well
-            self._write({**self._stages, name: {**cost, "files": hashes, "read": read}})
+            self._write({**self._stages, name: {**added(earlier, cost), "files": hashes, "read": read}})
 
     @property
     def _stages(self) -> dict[str, Any]:
         return dict(read_record(self.path)["stages"])
+
+    def _with_answers_to_judge(self) -> dict[str, Any]:
+        """The stages, those that hold answers marked; the files are verified a last time before they are written to.
+
+        Raises:
+            ArtifactError: One of them is damaged.
+        """
+        stages = self._stages
+        for name, stage in stages.items():
+            if _kind(name) == "evaluate" and JUDGED_ANEW not in stage:
+                for file, recorded in stage["files"].items():
+                    check_file(self.path / file, recorded)
+                stages[name] = {**stage, "files": {}, JUDGED_ANEW: True}
+        return stages
 
     def _write(self, stages: dict[str, Any]) -> None:
         recipe = _text_hash(recipe_text(self.recipe))

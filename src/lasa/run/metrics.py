@@ -6,6 +6,7 @@ from typing import Any
 from lasa.evaluation.compare import COMPARED
 from lasa.evaluation.metrics import compare_systems, language_groups, system_metrics
 from lasa.evaluation.outcomes import Sample
+from lasa.evaluation.panel import judged_twice
 from lasa.evaluation.samples import read_samples
 from lasa.files.artifacts import read_json, read_sealed
 from lasa.run.folder import RunFolder
@@ -28,6 +29,8 @@ def collect_metrics(run: RunFolder) -> dict[str, Any]:
 
     systems = systems_on(headline)
     for name, system in recipe.systems.items():
+        if twice := judged_twice(samples[name], headline, seen, grades):
+            systems[name].update(twice[1])
         if system.method:
             systems[name]["drift"] = read_json(run.path / "systems" / name / "drift.json")
             if recipe.alignment.development:

@@ -15,11 +15,17 @@ def test_short_forms_are_settings():
     assert (local.kind, local.format, local.model) == ("classifier", "llama-guard", "models/Llama-Guard:8B")
     other = judge_from_text("classifier:harmbench:models/cls?template=harmbench.txt")
     assert (other.format, other.model, str(other.template)) == ("harmbench", "models/cls", "harmbench.txt")
+    read = judge_from_text("interpreter:runs/refusals@models/gemma")
+    assert (read.kind, str(read.interpreter), read.model) == ("interpreter", "runs/refusals", "models/gemma")
 
 
 @pytest.mark.parametrize(
-    "text", ["", "gpt-4o", "llm:", "llm:model", "llm:@https://x.test", "classifier:", "classifier:keywords:dir", "llm"]
-)
+    "text",
+    [
+        "", "gpt-4o", "llm:", "llm:model", "llm:@https://x.test", "classifier:", "classifier:keywords:dir", "llm",
+        "interpreter:folder", "interpreter:@model",
+    ],
+)  # fmt: skip
 def test_what_is_no_judge_is_said(text):
     with pytest.raises(RecipeError, match="is no judge"):
         judge_from_text(text)

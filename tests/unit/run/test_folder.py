@@ -1,5 +1,6 @@
 """A run folder belongs to one recipe and one process, and what it recorded is what is read."""
 
+import time
 from datetime import UTC, date, datetime
 
 import pytest
@@ -164,6 +165,41 @@ def test_what_costs_and_does_not_decide_may_change_in_a_run(tmp_path, monkeypatc
     assert all(f"evaluation.{name}" in sentence for name in names)
     assert "model.device" in sentence and "systems.lasa.save_steps" in sentence
     assert open_run(tmp_path) == changed
+
+
+class TestSecondJudge:
+    """It decides nothing, so it may come later: answers that are there are judged, and what that costs is added."""
+
+    WITH = recipe(evaluation={"benchmarks": {"b": "b.csv"}, "second_judge": JUDGE})
+
+    def test_answers_are_kept_and_wait_for_it(self, tmp_path):
+        write_stages(tmp_path)
+        run = RunFolder(tmp_path, self.WITH)
+        with run.locked():
+            assert [stage for stage in STAGES if run.finished(stage)] == ["bottleneck", "align lasa"]
+            first = run.costs["evaluate base"]["seconds"]
+            with run.stage("evaluate base", "evaluate base.json"):
+                assert read_json(tmp_path / "evaluate base.json") == {"stage": "evaluate base"}
+                time.sleep(0.05)
+            assert run.finished("evaluate base") and not run.finished("evaluate lasa")
+            assert run.costs["evaluate base"]["seconds"] > first
+        with RunFolder(tmp_path, self.WITH).locked():
+            assert run.finished("evaluate base") and not run.finished("evaluate lasa")
+        assert open_run(tmp_path) == self.WITH
+
+    def test_another_address_of_it_is_no_reason_to_judge_again(self, tmp_path):
+        other = {**JUDGE, "url": "http://two/v1"}
+        with RunFolder(tmp_path, self.WITH).locked(), RunFolder(tmp_path, self.WITH).stage("evaluate base"):
+            pass
+        run = RunFolder(tmp_path, recipe(evaluation={"benchmarks": {"b": "b.csv"}, "second_judge": other}))
+        with run.locked():
+            assert run.finished("evaluate base")
+
+    def test_answers_that_were_altered_are_not_judged(self, tmp_path):
+        write_stages(tmp_path)
+        write_json(tmp_path / "evaluate lasa.json", {"stage": "another"})
+        with pytest.raises(ArtifactError, match=r"evaluate lasa\.json"), RunFolder(tmp_path, self.WITH).locked():
+            pass
 
 
 @pytest.mark.parametrize(

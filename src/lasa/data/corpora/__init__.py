@@ -8,6 +8,7 @@ ids begin with the corpus's name, are stable, and are the same for all translati
 from collections.abc import Callable
 from pathlib import Path
 
+from lasa.data.corpora.answers import load_labelled_answers
 from lasa.data.corpora.harmful import (
     load_advbench,
     load_do_not_answer,
@@ -41,6 +42,7 @@ LOADERS: dict[str, Callable[[Path], list[Prompt]]] = {
     "global_mmlu_lite": load_global_mmlu_lite,
     "nusax_sentiment": load_nusax_sentiment,
     "xcopa": load_xcopa,
+    "labelled_answers": load_labelled_answers,
     "lasa_multijail_1k": load_multijail_1k,
     "lasa_ssi_harmful": load_ssi_harmful,
     "lasa_ultrafeedback": load_ultrafeedback,
