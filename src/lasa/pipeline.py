@@ -23,7 +23,7 @@ from lasa.data.prompts import Prompt, check_parallel
 from lasa.data.sources import JOINED, load_prompts
 from lasa.errors import DataError, RecipeError
 from lasa.evaluation.answering import LocalModel
-from lasa.evaluation.judge_settings import make_judges
+from lasa.evaluation.judge_settings import check_files, make_judges
 from lasa.evaluation.metrics import rate_of
 from lasa.evaluation.panel import Panel
 from lasa.evaluation.run import generate_samples, plan_batches
@@ -86,6 +86,8 @@ def run_recipe(recipe: Recipe, output: Path, processes: int = 1) -> Path:
     run = RunFolder(output, settled(recipe, output))
     recipe = run.recipe
     with run.locked():
+        if not all(run.finished(f"evaluate {name}") for name in recipe.systems):
+            check_files(recipe.evaluation.judges)
         read_base(run)
         release_memory()
         interpreter = load_interpreter(run.path / "interpreter")

@@ -11,7 +11,7 @@ import pytest
 from lasa.cli import main
 from lasa.data.prompts import read_prompts, write_prompts
 from lasa.data.world import tables
-from lasa.errors import ArtifactError, DataError
+from lasa.errors import ArtifactError, DataError, RecipeError
 from lasa.evaluation.samples import read_samples
 from lasa.files.artifacts import read_json
 from lasa.models.loading import load_model
@@ -92,6 +92,14 @@ def test_a_second_judge_that_comes_later_judges_the_answers_that_are_there(whole
         assert {what: seconds.count(what) for what in outcomes} == outcomes and len(seconds) == 3
     assert after == before
     assert "Systems, by the second judge" in report.read_text("utf-8")
+
+
+def test_a_judge_that_is_not_there_is_missed_before_anything_is_read(recipe, tmp_path, monkeypatch):
+    plain = recipe.model_dump(mode="json")
+    plain["evaluation"]["second_judge"] = f"interpreter:{tmp_path / 'nowhere'}@model"
+    monkeypatch.setattr("lasa.pipeline.read_base", stop_here)
+    with pytest.raises(RecipeError, match=r"The interpreter of the judge interpreter, .*nowhere, does not exist"):
+        run_recipe(check_recipe(plain, "test"), tmp_path / "run")
 
 
 def test_answers_cut_short_in_the_middle_of_a_batch_are_written_again_as_a_batch(whole, recipe, tmp_path):

@@ -100,6 +100,21 @@ def judge_from_text(text: str) -> JudgeSettings:
         raise RecipeError(f"{text!r} is no judge ({error}). Use {SHORT_FORMS}.") from error
 
 
+def check_files(judges: Sequence[JudgeSettings]) -> None:
+    """Make sure that what these judges are made of is there, long before they are asked.
+
+    Raises:
+        RecipeError: A folder or file is missing; it is named.
+    """
+    for judge in judges:
+        for what, path in (("interpreter", judge.interpreter), ("template", judge.template)):
+            if path is not None and not path.exists():
+                raise RecipeError(
+                    f"The {what} of the judge {judge.kind}, {path}, does not exist. Paths are seen from where the "
+                    "command is called; docs/how-to-evaluate.md says where judges come from."
+                )
+
+
 def load_judge(text: str) -> Judge:
     """The judge that a short form describes, ready to judge; see `judge_from_text` and `make_judge`."""
     return make_judge(judge_from_text(text))
