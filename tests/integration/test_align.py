@@ -15,10 +15,11 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch.distributed.fsdp import FSDPModule
+from transformers import TrainerControl, TrainerState
 
 from conftest import build_model
 from guards import build_interpreter
-from lasa.alignment.callbacks import HelpfulnessFloor
+from lasa.alignment.callbacks import HelpfulnessFloor, WatchHelpfulness
 from lasa.alignment.consistency import Consistency, translations
 from lasa.alignment.processes import check_unsharded, check_wrapper
 from lasa.alignment.rows import token_rows
@@ -339,13 +340,12 @@ def test_training_stops_or_warns_where_it_becomes_less_helpful_than_the_floor(to
     assert trained.helpfulness[:2] == [(1, 0.95), (2, 0.5)]
 
 
-def test_a_warning_about_helpfulness_does_not_prolong_a_training_that_is_over(tokenizer, tmp_path):
-    table = [Preference(user_prompt(str(n), "en", f"paint house {n}"), f"yes {n}", f"no {n}") for n in range(8)]
-    floor = HelpfulnessFloor(lambda model: 0.5, 0.9, every=1, stop=False)
-    settings = SystemSettings(method="kto", steps=2, batch_size=4, warmup_steps=0)
-    rows = token_rows(tokenizer, table, [[]] * 8, seed=0)
-    trained = train(build_model("llama", tokenizer, layers=2), tokenizer, rows, settings, tmp_path, "test", floor=floor)
-    assert len(trained.losses) == 2
+@pytest.mark.parametrize("over", [True, False])
+def test_a_warning_about_helpfulness_neither_prolongs_nor_ends_a_training(over):
+    watch = WatchHelpfulness("lasa", HelpfulnessFloor(lambda model: 0.5, 0.9, every=1, stop=False))
+    control = TrainerControl(should_training_stop=over)  # another callback has said so already
+    watch.on_step_end(None, TrainerState(global_step=1), control, model=torch.nn.Linear(1, 1))
+    assert control.should_training_stop is over and watch.measured == [(1, 0.5)]
 
 
 def test_four_bits_without_bitsandbytes_say_what_to_install(model_folder, monkeypatch):
