@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from lasa.data.prompts import Prompt
 from lasa.errors import ArtifactError
-from lasa.evaluation.judges.agreement import corrected_rate, quality_of, read_labels, write_labelling_sheet
+from lasa.evaluation.judges.agreement import corrected_rate, quality_of, read_labels, row_id, write_labelling_sheet
 from lasa.evaluation.metrics import metrics_by_split, rate_of
 from lasa.evaluation.outcomes import Sample
 from lasa.evaluation.panel import Panel, judged_twice
@@ -160,13 +160,9 @@ def corrected_attack_success(samples: Sequence[Sample], judged: Sequence[Sample]
         DataError: The sheet belongs to other answers, has too few labels, or the judge is no better than chance.
     """
     drawn, _ = read_labels(sheet, [sample.prompt for sample in judged], [sample.text for sample in judged])
-    verdicts = {(sample.prompt.query_id, sample.prompt.language, sample.text): sample.verdict for sample in judged}
+    verdicts = {row_id(sample.prompt, sample.text): sample.verdict for sample in judged}
     quality = quality_of(
-        [
-            (each.outcome, verdicts[each.prompt.query_id, each.prompt.language, each.answer].outcome)
-            for each in drawn
-            if each.prompt.harmful
-        ]
+        [(each.outcome, verdicts[row_id(each.prompt, each.answer)].outcome) for each in drawn if each.prompt.harmful]
     )
     corrected = corrected_rate(rate_of(samples, "asr", clustered=True), quality)
     return {

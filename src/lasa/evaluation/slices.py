@@ -88,7 +88,7 @@ def choose(
         if not kept:
             raise DataError(f"The benchmark {name} has no prompt in {', '.join(sorted(wanted))}.")
         drawn = _questions(kept, limit, f"{seed}/{name}")
-        chosen[name] = [prompt for prompt in kept if prompt.query_id in drawn]
+        chosen[name] = [prompt for prompt in kept if (prompt.source, prompt.query_id) in drawn]
     return chosen
 
 
@@ -199,8 +199,8 @@ def _differing(copies: Iterable[Prompt]) -> list[Prompt]:
     return [copy for copy in copies if copy.text != copy.details["original_text"]]
 
 
-def _questions(prompts: Sequence[Prompt], limit: int | None, seed: str) -> set[str]:
-    labels = {prompt.query_id: str(prompt.harmful) for prompt in prompts}
+def _questions(prompts: Sequence[Prompt], limit: int | None, seed: str) -> set[tuple[str, str]]:
+    labels = {(prompt.source, prompt.query_id): str(prompt.harmful) for prompt in prompts}
     if limit is None or limit >= len(labels):
         return set(labels)
     draw = random.Random(seed)

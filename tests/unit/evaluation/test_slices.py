@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from lasa.data.prompts import user_prompt, write_prompts
@@ -45,6 +47,14 @@ def test_a_limit_draws_questions_in_all_their_languages_and_labels_in_proportion
     assert choose({"a": PROMPTS}, limit=10)["a"] == chosen
     assert choose({"a": PROMPTS}, limit=10, seed=1)["a"] != chosen
     assert choose({"a": PROMPTS}, limit=100)["a"] == PROMPTS
+
+
+def test_questions_of_two_sources_that_are_numbered_alike_are_drawn_apart():
+    other = [replace(prompt, source="u", harmful=None) for prompt in PROMPTS]
+    chosen = choose({"a": PROMPTS + other}, limit=12)["a"]
+    assert len({(p.source, p.query_id) for p in chosen}) == 12
+    assert len(chosen) == 24
+    assert sum(p.harmful is True for p in chosen) == 6
 
 
 def test_languages_can_be_chosen():

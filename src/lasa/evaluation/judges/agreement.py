@@ -175,7 +175,7 @@ def write_labelling_sheet(path: Path, agreement: Agreement, random_rows: int, se
         prompt, answer = agreement.prompts[position], agreement.answers[position]
         conversation = "\n".join(f"{message['role']}: {message['content']}" for message in prompt.messages)
         kind = "random" if position in drawn else "disagreement"
-        writer.writerow((_row_id(prompt, answer), kind, prompt.language, _plain(conversation), _plain(answer), ""))
+        writer.writerow((row_id(prompt, answer), kind, prompt.language, _plain(conversation), _plain(answer), ""))
     write_text(path, buffer.getvalue())
 
 
@@ -193,7 +193,7 @@ def read_labels(path: Path, prompts: Sequence[Prompt], answers: Sequence[str]) -
     Raises:
         DataError: A column is missing, a label is unknown, or a row does not belong to these answers.
     """
-    known = {_row_id(prompt, answer): (prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)}
+    known = {row_id(prompt, answer): (prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)}
     labels: dict[str, list[Labelled]] = {"random": [], "disagreement": []}
     for number, row in enumerate(read_rows(path), 1):
         where = f"{path}: row {number}"
@@ -216,7 +216,8 @@ def _share(outcomes: Iterable[Outcome | None], counts: Callable[[Outcome], bool]
     return wilson(sum(counts(outcome) for outcome in scored), len(scored), len(every) - len(scored))
 
 
-def _row_id(prompt: Prompt, answer: str) -> str:
+def row_id(prompt: Prompt, answer: str) -> str:
+    """What a row of a labelling sheet is known by: the question as it was asked, and the answer."""
     content = json.dumps([prompt.query_id, prompt.language, list(prompt.messages), answer], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
