@@ -20,7 +20,7 @@ from lasa.bottleneck.search import find_at_positions, search_json
 from lasa.conditioning.condition import DEFAULT_CONDITION
 from lasa.conditioning.decision import Policy
 from lasa.data.prompts import Prompt, check_parallel
-from lasa.data.sources import JOINED, load_prompts
+from lasa.data.sources import load_joined, load_prompts
 from lasa.errors import DataError, RecipeError
 from lasa.evaluation.answering import LocalModel
 from lasa.evaluation.judge_settings import check_files, make_judges
@@ -161,7 +161,7 @@ _WORK = {"align": align_systems, "evaluate": evaluate_systems}
 def locate(run: RunFolder, model: Any, tokenizer: Any) -> None:
     """Stage 1: read all layers once and search for the bottleneck."""
     section = run.recipe.layer_search
-    prompts = load_prompts(JOINED.join(section.prompts))
+    prompts = load_joined(section.prompts)
     check_parallel(prompts)
     layers = list(range(num_layers(model) + 1))
     stored = read_to_folder(
@@ -278,7 +278,7 @@ def _train(
         AlignmentTables(
             preferences_of(run, system),
             labelled.development,
-            [prompt for source in recipe.layer_search.prompts for prompt in load_prompts(source)],
+            load_joined(recipe.layer_search.prompts),
             benign,
             labelled.calibration,
             harmless_text(recipe) if system.trusts else (),

@@ -1,10 +1,12 @@
 """Every baseline and ablation is one switch of a recipe."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from lasa.conditioning.condition import condition_ids
+from lasa.data.prompts import read_prompts, write_prompts
 from lasa.errors import RecipeError
 from lasa.files.artifacts import read_json
 from lasa.interpreter.probe import load_interpreter
@@ -38,9 +40,20 @@ def run(tmp_path_factory, tokenizer):
     write_model(folder / "model", tokenizer)
     recipe = write_recipe(folder, SYSTEMS)
     del recipe["evaluation"]["benchmarks"]["templates"]
+    recipe["layer_search"]["prompts"] = split_by_language(folder / "search.jsonl")
     write_preferences(folder / "preferences.jsonl", tables.preferences(("en", "zh"), 6, 6, ("en", "zh")))
     run_recipe(check_recipe(recipe, "test"), folder / "run")
     return folder / "run"
+
+
+def split_by_language(file):
+    """Files of one language each, whose rows do not say where they come from."""
+    languages: dict[str, list] = {}
+    for prompt in read_prompts(file):
+        languages.setdefault(prompt.language, []).append(replace(prompt, source=""))
+    for code, prompts in languages.items():
+        write_prompts(file.with_stem(code), prompts)
+    return [str(file.with_stem(code)) for code in languages]
 
 
 def test_every_switch_gives_a_system_with_metrics(run):

@@ -37,7 +37,7 @@ def align(
     from lasa.alignment.settings import AlignmentSettings, SystemSettings
     from lasa.alignment.system import AlignmentTables, align_system
     from lasa.data.refusals import read_refusals
-    from lasa.data.sources import load_preferences, load_prompts
+    from lasa.data.sources import load_joined, load_preferences, load_prompts
     from lasa.errors import RecipeError
     from lasa.files.artifacts import read_json
     from lasa.files.settings import check_settings
@@ -66,7 +66,7 @@ def align(
     tables = AlignmentTables(
         load_preferences(preferences),
         [p for source in probes for p in load_prompts(source)],
-        [p for source in parallel for p in load_prompts(source)],
+        load_joined(parallel),
         [p for source in benign for p in load_prompts(source) if p.harmful is not True],
         harmless=[p for source in harmless for p in load_prompts(source)],
         refusals=read_refusals(refusals),

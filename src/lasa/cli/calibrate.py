@@ -19,7 +19,7 @@ def calibrate(
     """Give languages thresholds of their own; says for each what so many requests can promise."""
     from rich.console import Console
 
-    from lasa.data.sources import JOINED, load_prompts
+    from lasa.data.sources import load_joined
     from lasa.interpreter.calibration import add_language_thresholds
     from lasa.interpreter.fit import read_for
     from lasa.interpreter.probe import load_interpreter
@@ -32,7 +32,7 @@ def calibrate(
     probe = load_interpreter(interpreter)
     network, tokenizer = load_model(model.rendering_like(probe.config.chat_template))
     probe.check_fits(network, tokenizer)
-    prompts = [prompt for prompt in load_prompts(JOINED.join(benign)) if prompt.harmful is not True]
+    prompts = [prompt for prompt in load_joined(benign) if prompt.harmful is not True]
     found = add_language_thresholds(probe, read_for(probe, network, tokenizer, prompts), false_refusals)
     probe.config = found.config
     probe.save_pretrained(output)

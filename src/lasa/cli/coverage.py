@@ -26,7 +26,7 @@ def coverage(
 
     from rich.console import Console
 
-    from lasa.data.sources import JOINED, load_prompts
+    from lasa.data.sources import load_joined
     from lasa.files.artifacts import write_json
     from lasa.interpreter.coverage import measure_coverage
     from lasa.interpreter.fit import read_for
@@ -44,7 +44,7 @@ def coverage(
     probe.check_fits(network, tokenizer)
 
     def read(sources: list[str]) -> LabelledStates:
-        return read_for(probe, network, tokenizer, load_prompts(JOINED.join(sources)))
+        return read_for(probe, network, tokenizer, load_joined(sources))
 
     found = measure_coverage(probe, read(parallel), read(labelled) if labelled else None)
     write_json(output, found.to_json())

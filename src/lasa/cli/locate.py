@@ -31,7 +31,7 @@ def locate(
 
     from lasa.bottleneck.search import find_at_positions, search_json
     from lasa.data.prompts import check_parallel
-    from lasa.data.sources import JOINED, load_prompts
+    from lasa.data.sources import load_joined
     from lasa.files.artifacts import model_fingerprint, provenance, write_sealed
     from lasa.models.hidden_states import read_to_folder
     from lasa.models.layers import check_layer, num_layers
@@ -45,7 +45,7 @@ def locate(
     show_progress()
     quiet_libraries()
     drawn = _layer_list(panels)
-    table = load_prompts(JOINED.join(search.prompts))
+    table = load_joined(search.prompts)
     check_parallel(table)
     network, tokenizer = load_model(model)
     for layer in drawn:

@@ -66,6 +66,15 @@ def load_prompts(source: str) -> list[Prompt]:
     return asked
 
 
+def load_joined(sources: Sequence[str]) -> list[Prompt]:
+    """The prompts of sources as one table, in which translations of a question may come from several.
+
+    Raises:
+        DataError: As `load_prompts`.
+    """
+    return load_prompts(JOINED.join(sources)) if sources else []
+
+
 def _load_one(source: str) -> list[Prompt]:
     place, declared = _declarations(source)
     number = declared.pop("questions", None)

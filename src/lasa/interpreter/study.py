@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lasa.data.corpora.audit import check_no_leaks
 from lasa.data.prompts import Prompt
-from lasa.data.sources import JOINED, load_prompts
+from lasa.data.sources import load_joined
 from lasa.errors import ArtifactError, RecipeError
 from lasa.files.artifacts import model_fingerprint, read_sealed, write_json
 from lasa.files.record import check_recorded
@@ -176,7 +176,7 @@ def study_interpreter(
         "generalisation": generalisation,
     }
     if section.parallel:
-        sentences = read_for(interpreter, model, tokenizer, load_prompts(JOINED.join(section.parallel)))
+        sentences = read_for(interpreter, model, tokenizer, load_joined(section.parallel))
         labelled = bench.states.at(layer, headline) if headline and tables.tests[headline] else None
         coverage = measure_coverage(interpreter, sentences, labelled)
         grades = {code: one.grade for code, one in coverage.languages.items()}

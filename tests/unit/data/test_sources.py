@@ -3,7 +3,7 @@ import json
 import pytest
 
 from lasa.data import sources
-from lasa.data.sources import load_prompts, named_sources, source_hash
+from lasa.data.sources import load_joined, load_prompts, named_sources, source_hash
 from lasa.errors import DataError
 
 
@@ -71,6 +71,8 @@ class TestJoined:
     def test_several_sources_are_one_table(self, tmp_path):
         one, two = self.write(tmp_path, "a.csv", ("a", "en")), self.write(tmp_path, "b.csv", ("b", "en"), ("b", "sw"))
         assert [p.query_id for p in load_prompts(f"{one} + {two}")] == ["a", "b", "b"]
+        assert load_joined([str(one), str(two)]) == load_prompts(f"{one} + {two}")
+        assert load_joined([]) == []
         assert list(named_sources([f"{one} + {two}", f"mine={one}"])) == ["a+b", "mine"]
         assert source_hash(f"{one} + {two}") not in (source_hash(str(one)), source_hash(str(two)), None)
 
