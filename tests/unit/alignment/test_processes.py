@@ -53,6 +53,18 @@ def test_without_a_gpu_or_on_the_cpu_the_device_is_as_asked(gpus):
     assert training_device("cpu") == "cpu"
 
 
+def test_a_model_on_the_cpu_is_trained_there_beside_gpus(gpus, tokenizer, tmp_path, monkeypatch):
+    model = build_model("llama", tokenizer, layers=1)
+
+    def on_cpu():
+        return trainer_arguments(model, SystemSettings(method="sft"), tmp_path, 0)["use_cpu"]
+
+    gpus(2)
+    assert on_cpu()
+    monkeypatch.setenv("WORLD_SIZE", "2")  # a launch moves it to the GPU of each process
+    assert not on_cpu()
+
+
 def test_each_process_of_a_launch_trains_on_its_own_gpu(gpus, monkeypatch):
     gpus(8)
     monkeypatch.setenv("WORLD_SIZE", "8")

@@ -8,10 +8,11 @@ import torch
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
 from conftest import build_model
+from lasa.alignment import trainers
 from lasa.alignment.arguments import trainer_arguments
 from lasa.alignment.rows import token_rows
 from lasa.alignment.settings import SystemSettings
-from lasa.alignment.trainers import train
+from lasa.alignment.trainers import make_trainer, train
 from lasa.conditioning.condition import condition_ids
 from lasa.data.preferences import Preference
 from lasa.data.prompts import user_prompt
@@ -94,6 +95,17 @@ def test_lora_leaves_the_base_weights_alone(rows, tokenizer, tmp_path):
         k.replace(".base_layer", ""): v for k, v in trained.get_base_model().state_dict().items() if "lora" not in k
     }
     assert all(torch.equal(before[name], base[name]) for name in before)
+
+
+@pytest.mark.parametrize(("adapter", "dtype"), [({}, torch.float32), ({"lora_rank": 2}, torch.bfloat16)])
+def test_a_model_is_handed_over_before_a_trainer_shards_it(adapter, dtype, rows, tokenizer, tmp_path, monkeypatch):
+    order = []
+    monkeypatch.setattr(trainers, "sharding", lambda: True)
+    monkeypatch.setattr(trainers, "hand_over", lambda model, dtype: order.append(dtype))
+    monkeypatch.setattr(trainers, "TokenizedSFTTrainer", lambda **given: order.append("trainer"))
+    model, system = build_model("llama", tokenizer, layers=1).to(torch.bfloat16), settings("sft", **adapter)
+    make_trainer(model, tokenizer, rows, system, trainer_arguments(model, system, tmp_path, 0))
+    assert order == [dtype, "trainer"]
 
 
 def test_kto_with_single_rows_is_refused(rows, tokenizer, tmp_path):
