@@ -86,7 +86,7 @@ def translations(tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[list[in
     by_query: dict[tuple[str, str], list[list[int]]] = {}
     for prompt in prompts:
         rendered = render(tokenizer, prompt.messages).token_ids
-        by_query.setdefault((prompt.source, prompt.query_id), []).append(rendered)
+        by_query.setdefault(prompt.question, []).append(rendered)
     found = [query for query in by_query.values() if len(query) > 1]
     if not found:
         raise RecipeError("A consistency term needs parallel prompts; there is no query in two languages.")

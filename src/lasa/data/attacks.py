@@ -91,7 +91,7 @@ def word_dictionary(prompts: Sequence[Prompt], source: str, target: str) -> dict
     for prompt in prompts:
         if prompt.language in (source, target) and prompt.language not in WITHOUT_SPACES:
             words = {_bare(word) for word in words_of(prompt)}
-            texts[prompt.source, prompt.query_id][prompt.language] = words - {""}
+            texts[prompt.question][prompt.language] = words - {""}
     pairs = [(both[source], both[target]) for both in texts.values() if len(both) == 2]
     left, right = Counter(w for mine, _ in pairs for w in mine), Counter(w for _, theirs in pairs for w in theirs)
     together = Counter((a, b) for mine, theirs in pairs for a in mine for b in theirs)

@@ -187,10 +187,10 @@ def _translations(prompts: Sequence[Prompt]) -> list[Prompt | None]:
     """For each prompt the same query in the next of its languages, None where it has one language only."""
     queries: dict[tuple[str, str], dict[str, Prompt]] = {}
     for prompt in prompts:
-        queries.setdefault((prompt.source, prompt.query_id), {})[prompt.language] = prompt
+        queries.setdefault(prompt.question, {})[prompt.language] = prompt
     partners: list[Prompt | None] = []
     for prompt in prompts:
-        known = queries[prompt.source, prompt.query_id]
+        known = queries[prompt.question]
         codes = sorted(known)
         following = codes[(codes.index(prompt.language) + 1) % len(codes)]
         partners.append(known[following] if following != prompt.language else None)

@@ -49,6 +49,11 @@ class Prompt:
     details: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def question(self) -> tuple[str, str]:
+        """What its translations and changed copies have in common: two corpora may number their questions alike."""
+        return self.source, self.query_id
+
+    @property
     def text(self) -> str:
         """The last user message."""
         return next(m["content"] for m in reversed(self.messages) if m["role"] == "user")

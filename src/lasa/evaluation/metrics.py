@@ -202,7 +202,7 @@ def is_hit(sample: Sample, metric: Metric) -> float | None:
 def question(sample: Sample) -> tuple[str, str, str]:
     """What a sample's translations and changed copies have in common: the cluster of every interval."""
     benchmark = sample.split.rpartition("/")[0] if "perturbation" in sample.prompt.details else sample.split
-    return benchmark, sample.prompt.source, sample.prompt.query_id
+    return benchmark, *sample.prompt.question
 
 
 def pair_samples(first: Sequence[Sample], second: Sequence[Sample]) -> list[tuple[Sample, Sample]]:
@@ -338,7 +338,7 @@ def _prompt_keys(samples: Sequence[Sample]) -> list[tuple[str, str, str, str, st
     keys = []
     for sample in samples:
         prompt = sample.prompt
-        key = (sample.split, prompt.source, prompt.query_id, prompt.language, prompt.text)
+        key = (sample.split, *prompt.question, prompt.language, prompt.text)
         keys.append((*key, occurrences[key]))
         occurrences[key] += 1
     return keys

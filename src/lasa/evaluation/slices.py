@@ -88,7 +88,7 @@ def choose(
         if not kept:
             raise DataError(f"The benchmark {name} has no prompt in {', '.join(sorted(wanted))}.")
         drawn = _questions(kept, limit, f"{seed}/{name}")
-        chosen[name] = [prompt for prompt in kept if (prompt.source, prompt.query_id) in drawn]
+        chosen[name] = [prompt for prompt in kept if prompt.question in drawn]
     return chosen
 
 
@@ -189,8 +189,8 @@ def changed(prompts: Sequence[Prompt], change: str, seed: int = 0) -> list[Promp
             return _differing(split_turns(prompt, int(value)) for prompt in prompts)
         case "code_switch" if value:
             code = canonical_language(value)
-            others = {(prompt.source, prompt.query_id): prompt for prompt in prompts if prompt.language == code}
-            pairs = [(prompt, others.get((prompt.source, prompt.query_id))) for prompt in prompts]
+            others = {prompt.question: prompt for prompt in prompts if prompt.language == code}
+            pairs = [(prompt, others.get(prompt.question)) for prompt in prompts]
             return _differing(code_switch(prompt, other) for prompt, other in pairs if other and other != prompt)
     raise DataError(f"There is no change {change!r}; use one of {', '.join(CHANGES)}.")
 
@@ -200,7 +200,7 @@ def _differing(copies: Iterable[Prompt]) -> list[Prompt]:
 
 
 def _questions(prompts: Sequence[Prompt], limit: int | None, seed: str) -> set[tuple[str, str]]:
-    labels = {(prompt.source, prompt.query_id): str(prompt.harmful) for prompt in prompts}
+    labels = {prompt.question: str(prompt.harmful) for prompt in prompts}
     if limit is None or limit >= len(labels):
         return set(labels)
     draw = random.Random(seed)

@@ -184,7 +184,7 @@ def evaluate_answers(
         first.append(int(over[0]) + min(head.window, len(states)) if len(over) else None)
     stopped, before = np.array([one is not None for one in first]), np.array(flagged, dtype=bool)
     harmful = np.array([one.harmful for one in data.answers])
-    questions = [(one.prompt.source, one.prompt.query_id) for one in data.answers]
+    questions = [one.prompt.question for one in data.answers]
 
     def rate(met: NDArray[np.bool_], rows: list[int]) -> dict[str, Any]:
         return cluster_rate(met[rows], [questions[row] for row in rows]).to_json()
@@ -207,7 +207,7 @@ def _highest_by_question(interpreter: SafetySemanticInterpreter, data: AnswerSta
     """The highest score that any answer to a question in a language reaches: they are not independent."""
     highest: dict[tuple[str, str, str], float] = {}
     for one, states in _pairs(data):
-        key = (one.prompt.source, one.prompt.query_id, one.prompt.language)
+        key = (*one.prompt.question, one.prompt.language)
         highest[key] = max(highest.get(key, 0.0), float(answer_scores(interpreter, states).max()))
     return list(highest.values())
 

@@ -284,8 +284,7 @@ def _highest_by_question(prompts: Sequence[Prompt], scores: Sequence[float], lan
     highest: dict[tuple[str, str], float] = {}
     for prompt, score in zip(prompts, scores, strict=True):
         if prompt.language == language:
-            question = (prompt.source, prompt.query_id)
-            highest[question] = max(score, highest.get(question, 0.0))
+            highest[prompt.question] = max(score, highest.get(prompt.question, 0.0))
     return list(highest.values())
 
 

@@ -129,7 +129,7 @@ def _enough(prompts: Sequence[Prompt]) -> tuple[str, ...]:
     questions: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for prompt in prompts:
         for name in harm_categories(prompt)[:1]:
-            questions[name].add((prompt.source, prompt.query_id))
+            questions[name].add(prompt.question)
     return tuple(name for name in HAZARDS if len(questions[name]) >= LEAST_QUESTIONS)
 
 

@@ -43,7 +43,7 @@ def evaluate_categories(
     learnt = labelled(train, head.names)
     rival = ngram_classifier(learnt.data.prompts, learnt.index.tolist())(known.prompts).argmax(-1)
     by_ngrams = _right(rival, known.prompts, head.names)
-    questions = [(p.source, p.query_id) for p in known.prompts]
+    questions = [p.question for p in known.prompts]
 
     def rate(hits: NDArray[np.bool_], rows: Sequence[int]) -> dict[str, Any]:
         return cluster_rate(hits[list(rows)], [questions[row] for row in rows]).to_json()

@@ -104,7 +104,7 @@ def measure_drift(
         mean_shift=float(np.abs(after - before).mean()),
         largest_shift=float(np.abs(after - before).max()),
         rank_correlation=None if constant else float(spearmanr(before, after).statistic),
-        changed=cluster_rate(was != now, [(p.source, p.query_id) for p in prompts]),
+        changed=cluster_rate(was != now, [p.question for p in prompts]),
         newly_flagged=int((now & ~was).sum()),
         newly_passed=int((was & ~now).sum()),
         bound=bound,

@@ -84,7 +84,7 @@ def probe_metrics(scores: Floats, flagged: NDArray[np.bool_], prompts: Sequence[
     """
     harmful = np.array([bool(p.harmful) for p in prompts], dtype=bool)
     hard = np.array([p.category == "hard_benign" for p in prompts], dtype=bool)
-    queries = [(p.source, p.query_id) for p in prompts]
+    queries = [p.question for p in prompts]
     n_harmful, n_benign = int(harmful.sum()), int((~harmful).sum())
     tpr, fpr = _rate(flagged, harmful, queries), _rate(flagged, ~harmful, queries)
     found: dict[str, Any] = {"tpr": tpr.to_json(), "fpr": fpr.to_json()}

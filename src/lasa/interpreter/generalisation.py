@@ -159,4 +159,4 @@ def _has(prompt: Prompt, by: Literal["language", "source"], value: str) -> bool:
 
 
 def _key(prompt: Prompt) -> tuple[str, str, str, str]:
-    return prompt.source, prompt.query_id, prompt.language, prompt.details.get("original_text", prompt.text)
+    return *prompt.question, prompt.language, prompt.details.get("original_text", prompt.text)

@@ -268,7 +268,7 @@ def _check_splits(train: LabelledStates, development: LabelledStates) -> None:
             raise DataError(f"The {name} prompts are not all labelled harmful or benign. Add a label column.")
         if len({p.harmful for p in part.prompts}) < 2:
             raise DataError(f"The {name} prompts need both harmful and benign rows to train an interpreter.")
-    shared = {(p.source, p.query_id) for p in train.prompts} & {(p.source, p.query_id) for p in development.prompts}
+    shared = {p.question for p in train.prompts} & {p.question for p in development.prompts}
     if shared:
         raise DataError(
             f"{len(shared)} queries are in both the training and the development data (such as "

@@ -1,9 +1,11 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from conftest import build_model
+from lasa.alignment import consistency
 from lasa.alignment.consistency import Consistency, rank_one_loss, translations
 from lasa.alignment.objectives import TokenizedKTOTrainer
 from lasa.errors import RecipeError
@@ -28,6 +30,31 @@ def test_the_term_reads_the_layer_at_the_last_token_and_reaches_the_weights_belo
     loss.backward()
     reached = [block.mlp.up_proj.weight.grad is not None for block in model.get_decoder().layers]
     assert reached == [True, True, False, False]
+
+
+def test_states_are_taken_where_they_are_and_not_where_the_tokens_went_in(tokenizer, prompts, monkeypatch):
+    """A model that is split over devices gives the states of a layer on that layer's device."""
+    model = build_model("llama", tokenizer)
+    term = Consistency(1.0, 2, translations(tokenizer, prompts), per_step=1)
+    whole, reading = term.loss(model, 0, tokenizer.pad_token_id), consistency.forward_to_layers
+
+    def split(model, layers, visit, input_ids, attention_mask):
+        assert input_ids.device.type == attention_mask.device.type == "meta"
+        reading(model, layers, visit, **asked)
+
+    asked = {}
+    monkeypatch.setattr(
+        consistency, "forward_to_layers", lambda *_, **given: asked.update(given) or reading(*_, **given)
+    )
+    term.loss(model, 0, tokenizer.pad_token_id)
+    monkeypatch.setattr(consistency, "forward_to_layers", split)
+    monkeypatch.setattr(consistency, "input_device", lambda model: "meta")
+    assert term.loss(model, 0, tokenizer.pad_token_id).item() == whole.item()
+
+
+def test_translations_are_of_one_source(tokenizer, prompts):
+    other = [replace(prompt, source="another") for prompt in prompts]
+    assert len(translations(tokenizer, [*prompts, *other])) == 2 * len(translations(tokenizer, prompts))
 
 
 def test_minimising_it_brings_translations_together(tokenizer, prompts):

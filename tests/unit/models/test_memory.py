@@ -121,6 +121,21 @@ def test_losses_are_those_of_each_row_alone(tokenizer, talk):
     assert sums["en"][1] == sum(n for p, (_, n) in zip(talk, together, strict=True) if p.language == "en")
 
 
+def test_losses_of_a_batch_that_was_halved_are_those_of_the_whole(tokenizer, talk, monkeypatch):
+    model = build_model("llama", tokenizer)
+    whole, batch_losses = conversation_losses(model, tokenizer, talk), perplexity._batch_losses
+
+    def limited(model, rows):
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return batch_losses(model, rows)
+
+    monkeypatch.setattr(perplexity, "_batch_losses", limited)
+    halved = conversation_losses(model, tokenizer, talk)
+    assert [count for _, count in halved] == [count for _, count in whole]
+    assert [loss for loss, _ in halved] == pytest.approx([loss for loss, _ in whole], rel=1e-4)
+
+
 def test_logits_are_held_by_tokens_and_never_as_float32_at_once(tokenizer, talk, monkeypatch):
     """Sixteen rows of any length, with full float32 logits, take 50 GB at 2,000 tokens of Qwen's vocabulary."""
     model = build_model("llama", tokenizer, vocab_size=2000).to(torch.bfloat16)

@@ -150,18 +150,19 @@ def test_what_costs_and_does_not_decide_may_change_in_a_run(tmp_path, monkeypatc
     monkeypatch.setattr(folder, "say", said.append)
     with run.locked(), run.stage("bottleneck"):
         pass
+    costs = {"url": "http://two/v1", "parallel": 2, "api_key_variable": "KEY", "timeout_s": 5.0, "attempts": 2,
+             "prices": [1.0, 2.0], "batch_size": 2}  # fmt: skip
     changed = recipe(
         model={"path": "embedded", "device": "cuda:1"},
         systems={"base": {}, "lasa": {"method": "kto", "gradient_checkpointing": True, "save_steps": 5}},
         evaluation={
-            **evaluation, "judge": {**JUDGE, "url": "http://two/v1", "parallel": 2}, "batch_size": 4,
-            "batch_tokens": 1000, "dtype": "bfloat16",
+            **evaluation, "judge": {**JUDGE, **costs}, "batch_size": 4, "batch_tokens": 1000, "dtype": "bfloat16",
         },
     )  # fmt: skip
     with RunFolder(tmp_path, changed).locked():
         assert run.finished("bottleneck")
     [sentence] = said
-    names = ["batch_size", "batch_tokens", "dtype", "judge.parallel", "judge.url"]
+    names = ["batch_size", "batch_tokens", "dtype", *(f"judge.{name}" for name in costs)]
     assert all(f"evaluation.{name}" in sentence for name in names)
     assert "model.device" in sentence and "systems.lasa.save_steps" in sentence
     assert open_run(tmp_path) == changed

@@ -129,16 +129,16 @@ def find_leaks(train: Sequence[Prompt], evaluation: Sequence[Prompt]) -> list[Le
         At most one leak per training row, in order.
     """
     matches = {duplicate.left: duplicate for duplicate in near_duplicates(train, evaluation)}
-    leaking = {_query(prompt): prompt.source for prompt in evaluation}
+    leaking = {prompt.question: prompt.source for prompt in evaluation}
     for row, duplicate in matches.items():
-        leaking.setdefault(_query(train[row]), evaluation[duplicate.right].source)
-    in_english = {_query(prompt) for prompt in train if prompt.language == "en"}
+        leaking.setdefault(train[row].question, evaluation[duplicate.right].source)
+    in_english = {prompt.question for prompt in train if prompt.language == "en"}
     standard = any(
         p.source == "harmbench" and p.details.get("functional_category", "standard") == "standard" for p in evaluation
     )
     leaks = []
     for row, prompt in enumerate(train):
-        query = _query(prompt)
+        query = prompt.question
         if row in matches:
             duplicate = matches[row]
             leaks.append(Leak(row, prompt.query_id, prompt.source, evaluation[duplicate.right].source, duplicate.match))
@@ -186,7 +186,3 @@ def _label(prompt: Prompt) -> str:
 def _is_visible(char: str) -> bool:
     variation_selector = "\ufe00" <= char <= "\ufe0f" or char == "\u034f"
     return unicodedata.category(char)[0] not in "ZPC" and not variation_selector
-
-
-def _query(prompt: Prompt) -> tuple[str, str]:
-    return prompt.source, prompt.query_id

@@ -117,6 +117,23 @@ def test_batching_does_not_change_what_the_classifier_says() -> None:
     assert any(heard[1])
 
 
+def test_where_memory_runs_out_half_of_a_batch_is_judged_at_a_time(monkeypatch) -> None:
+    model, tokenizer = tiny_model()
+    judge = ClassifierJudge(
+        model, tokenizer, lambda text: Classification("b" in text), template=TEMPLATE, batch_size=4, max_new_tokens=4
+    )
+    asked = [HARMFUL] * 4, ["g h", "i j k l m n", "o", "p a b"]
+    whole, generate = judge(*asked), model.generate
+
+    def limited(ids, **kwargs):
+        if len(ids) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return generate(ids, **kwargs)
+
+    monkeypatch.setattr(model, "generate", limited)
+    assert judge(*asked) == whole
+
+
 def test_a_template_holds_the_request_in_its_first_wording() -> None:
     model, tokenizer = tiny_model()
     heard: list[str] = []
