@@ -46,6 +46,15 @@ def test_two_files_without_identifiers_share_no_question(tmp_path):
     assert long[0].query_id != long[1].query_id
 
 
+def test_zero_is_an_identifier(tmp_path):
+    assert seen(read_prompts(write(tmp_path / "p.jsonl", [{"id": 0, "en": "a", "sw": "b"}]))) == [
+        ("0", "en", "a"),
+        ("0", "sw", "b"),
+    ]
+    pair = {"id": 0, "prompt": "a", "language": "en", "harmful": True, "chosen": "x"}
+    assert [one.prompt.query_id for one in read_preferences(write(tmp_path / "q.jsonl", [pair]))] == ["0"]
+
+
 @pytest.mark.parametrize("missing", [None, "", " ", float("nan"), "NaN", "null"])
 def test_a_row_without_its_identifier_joins_no_other_and_is_named(tmp_path, missing):
     rows = [{"id": 2, "prompt": "a", "language": "en"}, {"id": missing, "prompt": "b", "language": "en"}]
