@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from lasa_vllm.settings import PROCESSORS, SCHEDULER
+from lasa_vllm.engine import PROCESSORS, SCHEDULER
 from vllm import LLM, SamplingParams
 from vllm.distributed import cleanup_dist_env_and_memory
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import lasa_vllm.plugin
 import pytest
 from engines import engine, save
-from lasa_vllm import settings
-from lasa_vllm.plugin import GUARDED, TESTED, UNTESTED, check_version, register
+from lasa_vllm.architectures import GUARDED
+from lasa_vllm.plugin import TESTED, UNTESTED, check_version, register
 from vllm import LLM, ModelRegistry, __version__
 from vllm.model_executor.model_loader import utils
 from vllm.plugins import load_general_plugins
@@ -19,9 +19,14 @@ from lasa.errors import GuardError
 
 def test_it_imports_nothing_that_could_fail():
     """VLLM logs what keeps a plugin from being imported, and goes on without it."""
-    tree = ast.parse(Path(lasa_vllm.plugin.__file__).read_text())
-    assert not [one for one in tree.body if isinstance(one, ast.Import | ast.ImportFrom)]
-    assert not ast.parse((Path(lasa_vllm.plugin.__file__).parent / "__init__.py").read_text()).body[1:]
+    assert [one.module for one in imported("plugin")] == ["lasa_vllm.architectures"]
+    assert imported("architectures") == imported("__init__") == []
+
+
+def imported(module):
+    """The imports of a module that are not left to a function."""
+    tree = ast.parse((Path(lasa_vllm.plugin.__file__).parent / f"{module}.py").read_text())
+    return [one for one in tree.body if isinstance(one, ast.Import | ast.ImportFrom)]
 
 
 def test_a_vllm_that_it_was_not_tested_with_is_refused(monkeypatch):
@@ -79,7 +84,7 @@ def test_nothing_starts_without_the_plugin_s_settings(unknown):
 
 @pytest.mark.parametrize("case", ["unknown", "llama"])
 def test_where_the_start_is_not_checked_the_model_is_not_loaded(case, unknown, tiny, monkeypatch):
-    monkeypatch.setattr(settings, "check_engine", lambda config: None)
+    monkeypatch.setattr("lasa_vllm.engine.check_engine", lambda config: None)
     case, arguments = (unknown, {}) if case == "unknown" else (tiny("llama"), {"model_impl": "transformers"})
     with pytest.raises(Exception, match="which is not guarded"), engine(case, **BARE, **arguments):
         pass
@@ -87,7 +92,7 @@ def test_where_the_start_is_not_checked_the_model_is_not_loaded(case, unknown, t
 
 def test_a_class_that_took_the_place_of_a_guarded_one_is_not_loaded(tiny, monkeypatch):
     load_general_plugins()
-    monkeypatch.setattr(settings, "check_engine", lambda config: None)
+    monkeypatch.setattr("lasa_vllm.engine.check_engine", lambda config: None)
     monkeypatch.setattr(utils, "_MODEL_ARCH_BY_HASH", {})  # what was resolved for the same model before
     guarded = ModelRegistry.models["LlamaForCausalLM"]
     try:

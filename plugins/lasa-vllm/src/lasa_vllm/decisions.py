@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from vllm.logger import init_logger
 
+from lasa.interpreter.probe import InterpreterConfig
+
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.sampling_params import SamplingParams
@@ -157,3 +159,12 @@ def check_request(params: "SamplingParams") -> None:
                 f"This server is guarded and does not take {name}: it would show, or lead to, the answer of the "
                 "unguarded model. Leave it out (beam search needs log-probabilities too)."
             )
+
+
+def lowest_threshold(config: InterpreterConfig) -> float:
+    """The score from which a prompt is conditioned.
+
+    vLLM's workers do not know a prompt's language, so the lowest of the thresholds that may apply counts.
+    """
+    thresholds = [config.threshold, *config.language_thresholds.values()]
+    return min(thresholds if config.controversial is None else [*thresholds, config.controversial])

@@ -8,12 +8,13 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lasa.errors import ArtifactError
-from lasa.files.artifacts import sample_bytes, sampled_parts, samples_fingerprint, weight_sample
+from lasa.files.artifacts import read_json, sample_bytes, sampled_parts, samples_fingerprint, weight_sample
 from lasa.interpreter.probe import InterpreterConfig
 
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -90,3 +91,21 @@ class PassingWeights:
                 f"(fingerprint {config.base_fingerprint}, this model's is {found}). Train one for this model, or "
                 'force the pairing with "force": true beside "interpreter".'
             )
+
+
+def is_aligned(model: str, config: InterpreterConfig) -> bool:
+    """Whether a model folder was trained by lasa, so that its weights are not those the interpreter was trained on.
+
+    Raises:
+        ArtifactError: It was, but from another base model than the interpreter's.
+    """
+    card = Path(model) / "lasa.json"
+    if not card.is_file():
+        return False
+    base = read_json(card).get("base_fingerprint")
+    if base and base != config.base_fingerprint:  # it does not say where the base was held in 4 bits
+        raise ArtifactError(
+            f"{model} was aligned from another base model than the one that this interpreter reads. Give the "
+            'interpreter of its run, or force the pairing with "force": true beside "interpreter".'
+        )
+    return True

@@ -25,16 +25,11 @@ from vllm.utils.torch_utils import set_default_torch_dtype
 
 from lasa.errors import GuardError
 from lasa.interpreter.probe import SafetySemanticInterpreter
-from lasa_vllm.decisions import decisions_of
-from lasa_vllm.fingerprint import PassingWeights
-from lasa_vllm.settings import (
-    answered_kinds,
-    check_engine,
-    is_aligned,
-    load_tokenizer,
-    lowest_threshold,
-    read_settings,
-)
+from lasa_vllm.decisions import decisions_of, lowest_threshold
+from lasa_vllm.engine import check_engine
+from lasa_vllm.fingerprint import PassingWeights, is_aligned
+from lasa_vllm.prompting import load_tokenizer
+from lasa_vllm.settings import answered_kinds, read_settings
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

@@ -1,23 +1,10 @@
 """The entry point `vllm.general_plugins`: vLLM calls `register` in each of its processes before it builds anything.
 
-vLLM goes on without a plugin that cannot be imported, so this module imports nothing; what `register` raises stops it.
+vLLM goes on without a plugin that cannot be imported, so this module imports nothing that can fail; what
+`register` raises stops it.
 """
 
-GUARDED = {
-    "LlamaForCausalLM": "GuardedLlama",
-    "MistralForCausalLM": "GuardedMistral",
-    "Qwen2ForCausalLM": "GuardedQwen2",
-    "Qwen3ForCausalLM": "GuardedQwen3",
-    "Qwen3MoeForCausalLM": "GuardedQwen3Moe",
-    "Phi3ForCausalLM": "GuardedPhi3",
-    "GemmaForCausalLM": "GuardedGemma",
-    "Gemma2ForCausalLM": "GuardedGemma2",
-    "Gemma3ForCausalLM": "GuardedGemma3",
-}
-"""Architectures as a model's config.json names them, and the classes that serve them."""
-
-MODELS = "lasa_vllm.models"
-RENDERER = ("lasa_vllm.renderer", "GuardedRenderer")
+from lasa_vllm.architectures import GUARDED, MODELS, RENDERER
 
 TESTED = ">=0.32,<0.33"
 """The versions of vLLM that the plugin's tests have passed with."""
@@ -41,15 +28,6 @@ def register() -> None:
     RENDERER_REGISTRY.renderers["hf"] = RENDERER
     _check_at_the_start()
     _load_nothing_else()
-
-
-def registered(architecture: str) -> bool:
-    """Whether this process serves an architecture guarded."""
-    from vllm import ModelRegistry
-    from vllm.renderers.registry import RENDERER_REGISTRY
-
-    model = ModelRegistry.models.get(architecture)
-    return getattr(model, "module_name", None) == MODELS and RENDERER_REGISTRY.renderers["hf"] == RENDERER
 
 
 def check_version(version: str) -> None:
@@ -80,7 +58,8 @@ def _check_at_the_start() -> None:
         return
 
     def create_engine_config(self, *args, **rest):  # type: ignore[no-untyped-def]
-        from lasa_vllm.settings import check_engine, read_settings
+        from lasa_vllm.engine import check_engine
+        from lasa_vllm.settings import read_settings
 
         config = create(self, *args, **rest)
         read_settings(config)

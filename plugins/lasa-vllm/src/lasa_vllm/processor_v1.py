@@ -11,8 +11,10 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
 from lasa_vllm.decisions import Found, check_request, decisions_of, force_tokens, switched_off
+from lasa_vllm.engine import check_engine
 from lasa_vllm.listening import AnswerStops, answer_limit
-from lasa_vllm.settings import check_engine, prompting, read_settings
+from lasa_vllm.prompting import prompting
+from lasa_vllm.settings import read_settings
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

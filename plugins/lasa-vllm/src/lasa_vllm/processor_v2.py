@@ -11,8 +11,10 @@ from torch import Tensor
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcessor
 
 from lasa_vllm.decisions import Found, check_request, decisions_of, force_tokens, switched_off
+from lasa_vllm.engine import check_engine
 from lasa_vllm.listening import AnswerStops, answer_limit
-from lasa_vllm.settings import check_engine, prompting, read_settings
+from lasa_vllm.prompting import prompting
+from lasa_vllm.settings import read_settings
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

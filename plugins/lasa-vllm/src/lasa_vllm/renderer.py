@@ -15,7 +15,7 @@ from vllm.renderers.hf import HfRenderer
 from vllm.renderers.params import ChatParams
 
 from lasa.models.rendering import defuse
-from lasa_vllm.settings import guarded_tokenizer, prompting
+from lasa_vllm.prompting import guarded_tokenizer, prompting
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

@@ -17,7 +17,8 @@ from vllm.v1.request import Request, RequestStatus
 
 from lasa_vllm.decisions import switched_off
 from lasa_vllm.listening import Listening, answer_limit
-from lasa_vllm.settings import prompting, read_settings
+from lasa_vllm.prompting import prompting
+from lasa_vllm.settings import read_settings
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

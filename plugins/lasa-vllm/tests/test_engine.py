@@ -4,8 +4,9 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from lasa_vllm.engine import PROCESSORS, SCHEDULER, check_engine
+from lasa_vllm.fingerprint import is_aligned
 from lasa_vllm.plugin import register
-from lasa_vllm.settings import PROCESSORS, SCHEDULER, check_engine, is_aligned
 
 from lasa.errors import ArtifactError, GuardError
 
