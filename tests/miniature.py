@@ -6,7 +6,7 @@ from typing import Any
 
 from conftest import build_model
 from lasa.data.preferences import Preference
-from lasa.data.prompts import write_prompts
+from lasa.data.prompt_tables import write_prompts
 from lasa.data.world import tables
 
 LANGUAGES = ("en", "zh", "sw")

@@ -12,7 +12,8 @@ from functools import cache
 from pathlib import Path
 
 from lasa.data.corpora import LOADERS
-from lasa.data.prompts import Prompt, read_prompts
+from lasa.data.prompt_tables import read_prompts
+from lasa.data.prompts import Prompt
 from lasa.errors import LasaError
 from lasa.languages import NAMES
 from lasa.run.recipe import read_recipe

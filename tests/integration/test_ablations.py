@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from lasa.conditioning.condition import condition_ids
-from lasa.data.prompts import read_prompts, write_prompts
+from lasa.data.prompt_tables import read_prompts, write_prompts
 from lasa.errors import RecipeError
 from lasa.files.artifacts import read_json
 from lasa.interpreter.probe import load_interpreter

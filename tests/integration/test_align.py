@@ -28,7 +28,8 @@ from lasa.alignment.system import AlignmentTables, align_system
 from lasa.alignment.trainers import train
 from lasa.conditioning.condition import DEFAULT_CONDITION, condition_ids
 from lasa.data.preferences import Preference
-from lasa.data.prompts import user_prompt, write_prompts
+from lasa.data.prompt_tables import write_prompts
+from lasa.data.prompts import user_prompt
 from lasa.data.world import tables
 from lasa.errors import ModelError, RecipeError
 from lasa.files.artifacts import model_fingerprint, read_json, write_json

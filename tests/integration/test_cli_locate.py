@@ -10,7 +10,8 @@ from transformers import BertConfig, BertForMaskedLM
 
 from conftest import build_model
 from lasa.cli import main
-from lasa.data.prompts import user_prompt, write_prompts
+from lasa.data.prompt_tables import write_prompts
+from lasa.data.prompts import user_prompt
 from lasa.files.artifacts import read_sealed
 
 LANGUAGES = ("en", "it", "sw")

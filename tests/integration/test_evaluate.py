@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from guards import build_guard, build_interpreter, lively_model
 from lasa.cli import app
-from lasa.data.prompts import write_prompts
+from lasa.data.prompt_tables import write_prompts
 from lasa.data.world.tables import evaluation_prompts
 from lasa.errors import ArtifactError, DataError, RecipeError
 from lasa.evaluation.samples import read_samples

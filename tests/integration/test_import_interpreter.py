@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from conftest import build_model
 from lasa.cli import app
-from lasa.data.prompts import write_prompts
+from lasa.data.prompt_tables import write_prompts
 from lasa.data.world import tables
 from lasa.errors import ArtifactError, ModelError, RecipeError
 from lasa.interpreter.probe import load_interpreter

@@ -6,7 +6,8 @@ import math
 import pytest
 
 from guards import build_interpreter, lively_model
-from lasa.data.prompts import user_prompt, write_prompts
+from lasa.data.prompt_tables import write_prompts
+from lasa.data.prompts import user_prompt
 from lasa.data.world.tables import evaluation_prompts
 from lasa.evaluation.answering import Answer, LocalModel
 from lasa.evaluation.judge_settings import judge_from_text, make_judge

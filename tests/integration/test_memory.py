@@ -6,7 +6,7 @@ import pytest
 
 from lasa import pipeline
 from lasa.alignment import system as alignment
-from lasa.data.prompts import write_prompts
+from lasa.data.prompt_tables import write_prompts
 from lasa.data.world import tables
 from lasa.guard import system as guard
 from lasa.pipeline import run_recipe

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from lasa.data.preferences import read_preferences
-from lasa.data.prompts import user_prompt, write_prompts
+from lasa.data.prompt_tables import write_prompts
+from lasa.data.prompts import user_prompt
 from lasa.data.refusals import read_refusals
 from lasa.evaluation import answering
 from lasa.evaluation.samples import read_samples

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from conftest import FAMILIES, build_model
-from lasa.data.prompts import write_prompts
+from lasa.data.prompt_tables import write_prompts
 from lasa.errors import ArtifactError, DataError
 from lasa.files.artifacts import read_json
 from lasa.interpreter.study import read_point_of

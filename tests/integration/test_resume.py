@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lasa.cli import main
-from lasa.data.prompts import read_prompts, write_prompts
+from lasa.data.prompt_tables import read_prompts, write_prompts
 from lasa.data.world import tables
 from lasa.errors import ArtifactError, DataError, RecipeError
 from lasa.evaluation.samples import read_samples

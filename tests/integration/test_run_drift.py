@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lasa.alignment import system
-from lasa.data.prompts import write_prompts
+from lasa.data.prompt_tables import write_prompts
 from lasa.data.world import tables
 from lasa.files.artifacts import read_json
 from lasa.interpreter.probe import load_interpreter

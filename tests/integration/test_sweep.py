@@ -2,7 +2,7 @@
 
 import pytest
 
-from lasa.data.prompts import write_prompts
+from lasa.data.prompt_tables import write_prompts
 from lasa.data.world import tables
 from lasa.errors import DataError, RecipeError
 from lasa.files.artifacts import read_json

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from conftest import build_model
 from lasa.cli import app
-from lasa.data.prompts import write_prompts
+from lasa.data.prompt_tables import write_prompts
 from lasa.data.world import tables
 from lasa.errors import ArtifactError, DataError, RecipeError
 from lasa.files.artifacts import model_fingerprint, read_json, write_json

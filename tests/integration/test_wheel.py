@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from lasa.data.prompts import write_prompts
+from lasa.data.prompt_tables import write_prompts
 from lasa.data.world import tables
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from lasa.data.prompts import write_prompts
+from lasa.data.prompt_tables import write_prompts
 from lasa.data.world import tables
 from lasa.files.artifacts import read_json
 from lasa.run.recipe import check_recipe, recipe_text

@@ -5,7 +5,8 @@ from test_server import LIMIT, SMALL
 from typer.testing import CliRunner
 
 from lasa.cli import app
-from lasa.data.prompts import Prompt, write_prompts
+from lasa.data.prompt_tables import write_prompts
+from lasa.data.prompts import Prompt
 from lasa.evaluation.samples import read_samples
 
 

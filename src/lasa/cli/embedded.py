@@ -44,7 +44,7 @@ def train(
 @app.command("export")
 def export(output: Path = typer.Option(..., "--output", "-o", help="Folder for the JSONL tables.")) -> None:
     """Write the prompt tables of the embedded world to files, to see what a run uses."""
-    from lasa.data.prompts import write_prompts
+    from lasa.data.prompt_tables import write_prompts
     from lasa.data.world.tables import PROMPT_TABLES
 
     output.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lasa.data.prompts import LABELS, Message, Prompt, parse_messages, row_id
+from lasa.data.prompt_tables import LABELS, parse_messages, row_id
+from lasa.data.prompts import Message, Prompt
 from lasa.errors import DataError
 from lasa.files.artifacts import write_text
 from lasa.files.tables import read_rows

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
-from lasa.data.prompts import Columns, Prompt, long_row
+from lasa.data.prompt_tables import Columns, long_row
+from lasa.data.prompts import Prompt
 from lasa.errors import DataError
 from lasa.files.tables import parse_object
 

@@ -25,7 +25,8 @@ from urllib.parse import parse_qsl
 from lasa.data.corpora import LOADERS, PREFERENCE_LOADERS, load_corpus
 from lasa.data.corpora.hub import hub_file, load_from_hub
 from lasa.data.preferences import Preference, PreferenceColumns, read_preferences
-from lasa.data.prompts import LABELS, Columns, Prompt, read_prompts
+from lasa.data.prompt_tables import LABELS, Columns, read_prompts
+from lasa.data.prompts import Prompt
 from lasa.errors import DataError
 from lasa.files.artifacts import file_hash, fingerprint
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lasa.data.corpora.answers import half_of
-from lasa.data.prompts import Columns, Prompt, long_row
+from lasa.data.prompt_tables import Columns, long_row
+from lasa.data.prompts import Prompt
 from lasa.errors import DataError
 from lasa.evaluation.answering import Answer
 from lasa.evaluation.judge_settings import Half

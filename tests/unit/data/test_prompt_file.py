@@ -1,7 +1,7 @@
 import pytest
 
 from lasa.data.prompt_file import PromptFile
-from lasa.data.prompts import read_prompts, write_prompts
+from lasa.data.prompt_tables import read_prompts, write_prompts
 from lasa.errors import DataError
 from lasa.models.hidden_states import read_to_folder
 

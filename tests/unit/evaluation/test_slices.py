@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from lasa.data.prompts import user_prompt, write_prompts
+from lasa.data.prompt_tables import write_prompts
+from lasa.data.prompts import user_prompt
 from lasa.errors import DataError
 from lasa.evaluation.slices import changed, choose, load_benchmarks, with_changes
 

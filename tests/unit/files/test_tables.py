@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from lasa.data.corpora import load_corpus
-from lasa.data.prompts import read_prompts
+from lasa.data.prompt_tables import read_prompts
 from lasa.errors import DataError
 from lasa.files.tables import read_rows
 

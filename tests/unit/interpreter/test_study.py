@@ -3,7 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from lasa.data.prompts import user_prompt, write_prompts
+from lasa.data.prompt_tables import write_prompts
+from lasa.data.prompts import user_prompt
 from lasa.data.sources import load_prompts
 from lasa.errors import ArtifactError, DataError, ModelError, RecipeError
 from lasa.files.artifacts import model_fingerprint, read_json, write_json

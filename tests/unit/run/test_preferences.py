@@ -5,7 +5,8 @@ import json
 import pytest
 
 from lasa.data.preferences import Preference, write_preferences
-from lasa.data.prompts import user_prompt, write_prompts
+from lasa.data.prompt_tables import write_prompts
+from lasa.data.prompts import user_prompt
 from lasa.errors import DataError, RecipeError
 from lasa.evaluation.outcomes import Outcome, Sample, Verdict
 from lasa.run.folder import RunFolder

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
-from lasa.data.prompts import Columns, Prompt, read_prompts
+from lasa.data.prompt_tables import Columns, read_prompts
+from lasa.data.prompts import Prompt
 from lasa.errors import DataError
 from lasa.extras import named_extras
 

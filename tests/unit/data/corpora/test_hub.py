@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lasa.data.corpora.hub import load_from_hub
-from lasa.data.prompts import Columns
+from lasa.data.prompt_tables import Columns
 from lasa.data.sources import load_prompts
 from lasa.errors import DataError
 

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lasa.data.preferences import read_preferences
-from lasa.data.prompts import Columns, read_prompts
+from lasa.data.prompt_tables import Columns, read_prompts
 from lasa.errors import DataError
 
 
