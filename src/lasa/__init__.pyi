@@ -4,10 +4,10 @@ from .conditioning.decision import Policy as Policy
 from .data.prompts import Prompt as Prompt
 from .data.sources import load_prompts as load_prompts
 from .evaluation.judge_settings import load_judge as load_judge
-from .evaluation.metrics import compare_systems as compare_systems
 from .evaluation.metrics import system_metrics as system_metrics
 from .evaluation.outcomes import Sample as Sample
 from .evaluation.outcomes import Verdict as Verdict
+from .evaluation.paired import compare_systems as compare_systems
 from .guard.guard import Guard as Guard
 from .interpreter.evaluation import evaluate_interpreter as evaluate_interpreter
 from .interpreter.evaluation import ngram_baseline as ngram_baseline

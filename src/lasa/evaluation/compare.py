@@ -14,8 +14,9 @@ from typing import Any
 from rich.table import Table
 
 from lasa.errors import DataError
-from lasa.evaluation.metrics import METRIC_NAMES, Metric, compare_systems, occurs, plain_verdict
+from lasa.evaluation.metrics import METRIC_NAMES, Metric, occurs
 from lasa.evaluation.outcomes import Sample
+from lasa.evaluation.paired import compare_systems, plain_verdict
 from lasa.evaluation.samples import read_samples
 from lasa.files.artifacts import write_json, write_text
 from lasa.languages import sort_languages

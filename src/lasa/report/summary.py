@@ -9,6 +9,7 @@ from typing import Any
 
 from lasa.evaluation.metrics import GRADED
 from lasa.evaluation.outcomes import NEITHER
+from lasa.evaluation.paired import SIGNIFICANCE
 from lasa.report.caveats import caveats, left_out
 from lasa.report.run_folder import BASE, Run
 from lasa.report.values import (
@@ -27,9 +28,6 @@ from lasa.report.values import (
     with_interval,
 )
 from lasa.statistics import Rate
-
-SIGNIFICANCE = 0.05
-
 
 GRADES = {"covered": "", "partly": "only partly", "not covered": "not"}
 """How the first page speaks of each grade."""

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lasa.evaluation.compare import COMPARED
-from lasa.evaluation.metrics import compare_systems, language_groups, system_metrics
+from lasa.evaluation.metrics import language_groups, system_metrics
 from lasa.evaluation.outcomes import Sample
+from lasa.evaluation.paired import compare_systems
 from lasa.evaluation.panel import judged_twice
 from lasa.evaluation.samples import read_samples
 from lasa.files.artifacts import read_json, read_sealed

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from lasa.data.prompts import Prompt, user_prompt
-from lasa.evaluation.metrics import compare_systems, metrics_by_split, pair_samples, question, system_metrics
+from lasa.evaluation.metrics import metrics_by_split, question, system_metrics
 from lasa.evaluation.outcomes import Outcome, Sample, Verdict
+from lasa.evaluation.paired import compare_systems, pair_samples
 from lasa.statistics import cluster_rate, wilson
 
 
