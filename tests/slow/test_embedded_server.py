@@ -9,6 +9,7 @@ import pytest
 
 from lasa.conditioning.decision import Policy
 from lasa.data.world import tables
+from lasa.files.artifacts import model_fingerprint
 from lasa.guard.guard import Guard
 from lasa.guard.refusals import REFUSALS
 from lasa.interpreter.probe import InterpreterConfig
@@ -33,7 +34,7 @@ def guard():
         prompts = tables.PROMPT_TABLES[name]()
         return LabelledStates(read_hidden_states(model, tokenizer, prompts, [PLANTED_LAYER])[:, 0], prompts)
 
-    config = InterpreterConfig(point, hidden_size(model), 32)
+    config = InterpreterConfig(point, hidden_size(model), 32, base_fingerprint=model_fingerprint(model))
     options = TrainingOptions(learning_rate=2e-3, epochs=60, patience=60, seeds=1, noise=0.5)
     trained = train_probe(read("interpreter"), read("interpreter-development"), config, options)
     return Guard(model, tokenizer, trained.interpreter, Policy("refuse"))
