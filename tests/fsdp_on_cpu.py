@@ -4,6 +4,7 @@ accelerate runs an FSDP configuration as plain DDP where it computes on CPUs, th
 there. Here accelerate is told that each process has a GPU; nothing else differs from `python -m lasa`.
 """
 
+import torch
 from accelerate.state import AcceleratorState, DistributedType, PartialState
 
 from lasa.cli import main
@@ -20,4 +21,8 @@ def _init_with_gpus(self, *args, **kwargs):
 
 if __name__ == "__main__":
     AcceleratorState.__init__ = _init_with_gpus
-    main()
+    try:
+        main()
+    except SystemExit as stop:
+        assert stop.code or not torch.distributed.is_initialized(), "the process ends among the others"
+        raise

@@ -3,12 +3,14 @@
 import copy
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -373,8 +375,15 @@ def launch(tmp_path_factory, tokenizer):
     write_prompts(folder / "benign.jsonl", [one.prompt for one in preferences if not one.prompt.harmful])
 
     def run(
-        name: str, program: Sequence[str] = ("-m", "lasa"), settings: Sequence[str] = (), **variables: str
+        name: str,
+        program: Sequence[str] = ("-m", "lasa"),
+        settings: Sequence[str] = (),
+        before: dict[str, Any] | None = None,
+        **variables: str,
     ) -> tuple[subprocess.CompletedProcess, Path]:
+        if before is not None:
+            (folder / name).mkdir()
+            write_json(folder / name / "training.json", before)
         command = [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program),
             *("align", "--model", str(folder / "model"), "--preferences", str(folder / "preferences.jsonl")),
@@ -393,8 +402,9 @@ def launch(tmp_path_factory, tokenizer):
 @pytest.fixture(scope="module")
 def replicated(launch) -> Path:
     """What two processes with the whole model each have trained."""
-    finished, folder = launch("replicated")
+    finished, folder = launch("replicated", before={"wrapper": "OfAnotherTraining", "losses": [0.0]})
     assert finished.returncode == 0, finished.stderr[-3000:]
+    assert re.findall(r"Trained in (\w+)", finished.stdout) == ["DistributedDataParallel"]  # said by one of them
     return folder
 
 

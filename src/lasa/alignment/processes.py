@@ -81,6 +81,21 @@ def launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def is_first() -> bool:
+    """Whether this is the process of a launch that writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def leave_launch() -> None:
+    """Part from the other processes of a launch, when there is nothing more to share.
+
+    Without it, threads that a backend still has at the end of a process abort it now and then (PyTorch pull request
+    179291), and the launcher calls a training failed that is complete.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def sharding() -> bool:
     """Whether the accelerate configuration asks for a model that is spread over the processes."""
     return any(map(_asked_for, STRATEGIES))
@@ -145,7 +160,7 @@ def hand_over(model: Any, dtype: torch.dtype) -> None:
         dtype: In which its weights are trained.
     """
     handed_out = _is_on(FIRST_ALONE) and os.environ.get("FSDP_VERSION") == "2"
-    if os.environ.get("RANK", "0") == "0" or not handed_out:
+    if is_first() or not handed_out:
         model.to("cpu").to(dtype)
     else:
         model._apply(

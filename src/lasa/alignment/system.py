@@ -3,7 +3,6 @@
 What `lasa run` and `lasa align` share.
 """
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,7 +16,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from lasa.alignment.callbacks import HelpfulnessFloor
 from lasa.alignment.consistency import Consistency, translations
-from lasa.alignment.processes import ROWS, shared
+from lasa.alignment.processes import ROWS, is_first, shared
 from lasa.alignment.rows import TrainingExample, decisions, token_rows, wrong_language_refusals
 from lasa.alignment.settings import AlignmentSettings, SystemSettings
 from lasa.alignment.soundness import check_answer
@@ -272,7 +271,7 @@ def _unfinished(folder: Path, started: dict[str, Any]) -> Path:
         same = _deciding(read_json(unfinished / STARTED)) == _deciding(started)
     except (ArtifactError, KeyError, TypeError):  # none, or none that this version wrote
         same = False
-    if not same and os.environ.get("RANK", "0") == "0":
+    if not same and is_first():
         shutil.rmtree(unfinished, ignore_errors=True)
         write_json(unfinished / STARTED, started)
     return unfinished

@@ -33,7 +33,7 @@ def align(
     import yaml
     from rich.console import Console
 
-    from lasa.alignment.processes import training_device
+    from lasa.alignment.processes import is_first, leave_launch, training_device
     from lasa.alignment.settings import AlignmentSettings, SystemSettings
     from lasa.alignment.system import AlignmentTables, align_system
     from lasa.data.refusals import read_refusals
@@ -75,8 +75,9 @@ def align(
         network, tokenizer, probe, tables, system, section, CalibrationOptions(), output,
         name=output.name, base=model_folder(model.path, model.revision).name, seed=seed,
     )  # fmt: skip
-    if not output.is_dir():
-        return  # another process of the launch writes it
+    leave_launch()
+    if not is_first():
+        return
     console, training = Console(), read_json(output / "training.json")
     console.print(
         f"Trained in {training['wrapper']}, loss {training['losses'][0]:.4f} -> {training['losses'][-1]:.4f}.",
