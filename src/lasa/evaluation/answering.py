@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from lasa.data.prompts import Prompt
 from lasa.errors import GuardError
-from lasa.evaluation.reasoning import UNFINISHED, Reasoned, split_tokens
+from lasa.evaluation.reasoning import UNFINISHED, Reasoned, special_marks, split_tokens
 from lasa.guard.guard import Guard
 from lasa.models.generation import (
     FinishReason,
@@ -61,6 +61,14 @@ class Answerer(Protocol):
         ...
 
 
+class _Asked(NamedTuple):
+    """A prompt, its rendered tokens, and those that its answer must begin with."""
+
+    prompt: Prompt
+    token_ids: list[int]
+    prefill: list[int]
+
+
 class LocalModel:
     """A local model as the system under evaluation.
 
@@ -77,7 +85,7 @@ class LocalModel:
     def __init__(self, model: Any, tokenizer: Any, guard: Guard | None, settings: GenerationSettings) -> None:
         self.model, self.tokenizer, self.guard, self.settings = model, tokenizer, guard, settings
         self.context = context_length(model)
-        self._opens_block = bool(thinking_tail(tokenizer))
+        self._opens_block, self._marks = bool(thinking_tail(tokenizer)), special_marks(tokenizer)
 
     @cached_property
     def budget(self) -> int:
@@ -86,14 +94,15 @@ class LocalModel:
 
     def tokens(self, prompt: Prompt) -> int:
         """The rendered prompt, what is forced after it, and the longest answer."""
-        return self._before_answer(prompt) + self.settings.max_new_tokens
+        return self._before_answer(self._asked(prompt)) + self.settings.max_new_tokens
 
     def __call__(self, prompts: Sequence[Prompt]) -> list[Answer]:
         """One answer per prompt, in one batch (two, where memory runs out); one beyond the model's context has none."""
-        before = [self._before_answer(prompt) for prompt in prompts]
+        asked = [self._asked(prompt) for prompt in prompts]
+        before = [self._before_answer(one) for one in asked]
         rows = [row for row, used in enumerate(before) if self.context is None or used < self.context]
         answers = [Answer("", failure=f"{used} tokens, the model's context is {self.context}") for used in before]
-        given = in_halves([prompts[row] for row in rows], self._plain if self.guard is None else self._guarded)
+        given = in_halves([asked[row] for row in rows], self._plain if self.guard is None else self._guarded)
         for row, answer in zip(rows, given, strict=True):
             answers[row] = answer
         return answers
@@ -109,8 +118,9 @@ class LocalModel:
         asked = [prompt.messages for prompt in prompts]
         return [one.score for one in self.guard.decide(asked, [prompt.language or None for prompt in prompts])]
 
-    def _guarded(self, prompts: Sequence[Prompt]) -> list[Answer]:
+    def _guarded(self, asked: Sequence[_Asked]) -> list[Answer]:
         assert self.guard is not None
+        prompts = [one.prompt for one in asked]
         guarded = self.guard.generate(
             [prompt.messages for prompt in prompts],
             self.settings,
@@ -127,13 +137,12 @@ class LocalModel:
                 answers.append(self._answer(prompt, given, decision.score, decision.flagged))
         return answers
 
-    def _plain(self, prompts: Sequence[Prompt]) -> list[Answer]:
-        ids = [render(self.tokenizer, prompt.messages).token_ids for prompt in prompts]
-        forced = [self._prefill_ids(prompt) for prompt in prompts]
+    def _plain(self, asked: Sequence[_Asked]) -> list[Answer]:
+        ids, forced = [one.token_ids for one in asked], [one.prefill for one in asked]
         ends, stop, longest = terminators(self.model, self.tokenizer), self.settings.stop, self.settings.max_new_tokens
 
         def open_rows() -> list[GrowingAnswer]:
-            room = [longest if self.context is None else self.context - self._before_answer(p) for p in prompts]
+            room = [longest if self.context is None else self.context - self._before_answer(one) for one in asked]
             limits = [min(longest, left) for left in room]
             return [
                 GrowingAnswer(self.tokenizer, ends, *row) for row in zip(limits, [stop] * len(ids), forced, strict=True)
@@ -141,13 +150,15 @@ class LocalModel:
 
         most = max(map(len, forced), default=0)
         rows = generate(self.model, self.tokenizer, ids, self.settings, open_rows, longest_forced=most)
-        return [self._answer(prompt, one) for prompt, one in zip(prompts, rows, strict=True)]
+        return [self._answer(one.prompt, row) for one, row in zip(asked, rows, strict=True)]
 
-    def _before_answer(self, prompt: Prompt) -> int:
+    def _asked(self, prompt: Prompt) -> _Asked:
+        return _Asked(prompt, render(self.tokenizer, prompt.messages).token_ids, self._prefill_ids(prompt))
+
+    def _before_answer(self, asked: _Asked) -> int:
         """Tokens before the answer, at most."""
-        prefill = self._prefill_ids(prompt)
-        forced = self.guard.longest_forced(prefill) if self.guard else len(prefill)
-        return len(render(self.tokenizer, prompt.messages).token_ids) + forced
+        forced = self.guard.longest_forced(asked.prefill) if self.guard else len(asked.prefill)
+        return len(asked.token_ids) + forced
 
     def _prefill_ids(self, prompt: Prompt) -> list[int]:
         text = defuse(self.tokenizer, _prefill(prompt))
@@ -158,7 +169,9 @@ class LocalModel:
     ) -> Answer:
         """What was generated as an answer, without the thoughts and with the caller's prefill."""
         before = self._prefill_ids(prompt)
-        found = split_tokens(self.tokenizer, one.token_ids, one.text, opened=self._opens_block and not before)
+        found = split_tokens(
+            self.tokenizer, self._marks, one.token_ids, one.text, opened=self._opens_block and not before
+        )
         failure = UNFINISHED if found.answer is None else ""
         text = found.answer or ""
         if before and found == Reasoned("", one.text):

@@ -59,20 +59,32 @@ def split_reasoning(text: str, *, opened: bool = False) -> Reasoned:
     return Reasoned("\n\n".join(filter(None, thoughts)), rest.lstrip() if rest != text or thoughts else text)
 
 
-def split_tokens(tokenizer: Any, token_ids: Sequence[int], text: str, *, opened: bool = False) -> Reasoned:
+Marks = list[tuple[list[int], list[int]]]
+"""Token ids of the beginnings and ends of thoughts that a text does not show, since they are special tokens."""
+
+
+def special_marks(tokenizer: Any) -> Marks:
+    """The marks of thoughts that are special tokens of a tokenizer, if any."""
+    special = set(tokenizer.all_special_ids)
+    pairs = (
+        tuple(list(tokenizer(mark, add_special_tokens=False)["input_ids"]) for mark in pair) for pair in CLOSERS.items()
+    )
+    return [(begin, end) for begin, end in pairs if {begin[0], end[0]} & special]
+
+
+def split_tokens(
+    tokenizer: Any, marks: Marks, token_ids: Sequence[int], text: str, *, opened: bool = False
+) -> Reasoned:
     """The same for a model's own tokens: marks that are special tokens are not in their text.
 
     Args:
         tokenizer: The model's.
+        marks: Its `special_marks`.
         token_ids: What it wrote.
         text: The same as text.
         opened: Whether the template has opened a block before it.
     """
-    special = set(tokenizer.all_special_ids)
-    for opener, closer in CLOSERS.items():
-        begin, end = (tokenizer(mark, add_special_tokens=False)["input_ids"] for mark in (opener, closer))
-        if not {begin[0], end[0]} & special:
-            continue
+    for begin, end in marks:
         place = _find(token_ids, end)
         begun = list(token_ids[: len(begin)]) == begin
         if place >= 0:

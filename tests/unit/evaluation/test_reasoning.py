@@ -1,7 +1,7 @@
 import pytest
 from transformers import AutoTokenizer
 
-from lasa.evaluation.reasoning import Reasoned, split_reasoning, split_tokens
+from lasa.evaluation.reasoning import Reasoned, special_marks, split_reasoning, split_tokens
 
 BLOCKS = [
     ("<think>\nHm.\n</think>\n\nYes.", Reasoned("Hm.", "Yes.")),
@@ -41,5 +41,6 @@ def test_marks_that_are_special_tokens_are_found_among_the_tokens(tokenizer, tmp
     ids = special("[THINK]paint[/THINK]water", add_special_tokens=False)["input_ids"]
     text = special.decode(ids, skip_special_tokens=True)
     assert text == "paintwater"
-    assert split_tokens(special, ids, text) == Reasoned("paint", "water")
-    assert split_tokens(special, ids[:3], special.decode(ids[:3], skip_special_tokens=True)).answer is None
+    marks = special_marks(special)
+    assert split_tokens(special, marks, ids, text) == Reasoned("paint", "water")
+    assert split_tokens(special, marks, ids[:3], special.decode(ids[:3], skip_special_tokens=True)).answer is None
