@@ -166,17 +166,17 @@ def read_to_folder(
     folder.mkdir(parents=True, exist_ok=True)
     with progress("Reading hidden states", len(prompts), "prompts") as advance:
         advance(sum(shard["rows"] for shard in shards))
+        buffer: Tensor | None = None  # one for all shards: allocated anew for each, it would leave holes in memory
         for start in range(len(shards) * SHARD_ROWS, len(prompts), SHARD_ROWS):
             window = prompts[start : start + SHARD_ROWS]
-            states: Tensor | None = None
             for rows, values in _read_batches(model, tokenizer, window, layers, [position, *also], token_budget):
-                if states is None:
-                    states = torch.empty(len(window), *values.shape[1:], dtype=values.dtype)
-                states[rows] = values
+                if buffer is None:
+                    buffer = torch.empty(len(window), *values.shape[1:], dtype=values.dtype)
+                buffer[rows] = values
                 advance(len(rows))
-            assert states is not None
+            assert buffer is not None
             name = f"states-{len(shards):05d}.safetensors"
-            write_tensors(folder / name, {"states": states})
+            write_tensors(folder / name, {"states": buffer[: len(window)]})
             shards.append({"file": name, "rows": len(window), "sha256": file_hash(folder / name)})
             write_sealed(manifest_path, {**description, "shards": shards})
     return StoredStates(folder)
