@@ -2,9 +2,11 @@
 
 import gc
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -21,6 +23,27 @@ class LargestTensor(TorchDispatchMode):
         made = [one for one in tree_leaves(given) if isinstance(one, torch.Tensor) and one.dtype == self.dtype]
         self.bytes = max([self.bytes, *(one.nbytes for one in made)])
         return given
+
+
+class SavedForBackward(saved_tensors_hooks):
+    """Counts, within its body, the bytes that autograd keeps for the way back, those of some tensors left out."""
+
+    def __init__(self, besides: Iterable[torch.Tensor] = ()) -> None:
+        self._storages = {one.untyped_storage().data_ptr(): one for one in besides}
+        self._besides = sum(one.untyped_storage().nbytes() for one in self._storages.values())
+        super().__init__(self._keep, lambda saved: saved)
+
+    def __enter__(self) -> "SavedForBackward":
+        super().__enter__()
+        return self
+
+    def _keep(self, saved: torch.Tensor) -> torch.Tensor:
+        self._storages.setdefault(saved.untyped_storage().data_ptr(), saved)  # kept alive, or the place is used again
+        return saved
+
+    @property
+    def bytes(self) -> int:
+        return sum(one.untyped_storage().nbytes() for one in self._storages.values()) - self._besides
 
 
 class LiveModels:

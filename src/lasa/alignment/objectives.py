@@ -8,10 +8,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from peft.helpers import disable_input_dtype_casting
 from torch import Tensor
 from trl import DPOTrainer, KTOTrainer, SFTTrainer
 
 from lasa.alignment.consistency import Consistency
+from lasa.alignment.processes import sharding
 from lasa.alignment.soundness import StayFinite
 
 
@@ -33,6 +35,14 @@ class _Tokenized:
         if self.stored is not None and state_dict is not None:
             state_dict = {k: v.to(self.stored) if v.is_floating_point() else v for k, v in state_dict.items()}
         super()._save(output_dir, state_dict=state_dict)  # type: ignore[misc]
+
+    def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """A step in which adapters read what their maps read, as autocast computes in its type anyway.
+
+        PEFT would give each a float32 copy, of which autocast makes one more in bfloat16 and keeps it.
+        """
+        with disable_input_dtype_casting(self.model, active=self.args.bf16 and not sharding()):
+            return super().training_step(*args, **kwargs)  # type: ignore[misc]
 
     def compute_loss(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The loss, of batches that the watch knows of."""

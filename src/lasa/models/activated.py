@@ -72,7 +72,7 @@ class Activation:
                 f"{tuple(result.shape[:-1])}. Name other lora_targets: each must see a whole batch, row by row."
             )
         lora_a, lora_b = module.lora_A[name], module.lora_B[name]
-        inner = lora_a(module.lora_dropout[name](x.to(lora_a.weight.dtype)))
+        inner = lora_a(module.lora_dropout[name](module._cast_input_dtype(x, lora_a.weight.dtype)))
         added = result + lora_b(inner) * module.scaling[name]
         return torch.where(mask[..., None].to(result.device), added, result)
 

@@ -3,10 +3,10 @@
 The model is built on torch's `meta` device, where it has shapes and takes no memory, so any decoder-only architecture
 that transformers knows is counted exactly. The rest is arithmetic on shapes, to be read as an estimate (allocators and
 kernels add 10-20 %, which `OVERHEAD` covers). Sources: bytes per parameter of mixed-precision AdamW from ZeRO
-(Rajbhandari et al., 2020, section 3.1); activations of a transformer block from Korthikanti et al. (2022, "Reducing
-Activation Recomputation", eq. 2, with attention that never stores its scores); 2 FLOPs per parameter and token forward,
-twice that backward (Kaplan et al., 2020, section 2.1); NF4 at half a byte and its constants from QLoRA (Dettmers et
-al., 2023, section 3).
+(Rajbhandari et al., 2020, section 3.1); activations counted as Korthikanti et al. do (2022, "Reducing Activation
+Recomputation", section 4), for blocks as transformers has them; 2 FLOPs per parameter and token forward, twice that
+backward (Kaplan et al., 2020, section 2.1); NF4 at half a byte and its constants from QLoRA (Dettmers et al., 2023,
+section 3).
 """
 
 from collections.abc import Mapping
@@ -43,6 +43,7 @@ class Shape:
         queries: Width of all queries of a token.
         keys: Width of all its keys, and of all its values.
         norms: Width of all outputs of a block's norms.
+        scores: Heads whose scores are stored, as in Gemma 2, which caps them; 0 where attention stores none.
         block: Parameters of a block.
         embedding: Parameters of the token embedding.
         tied: Whether the head is the embedding.
@@ -57,6 +58,7 @@ class Shape:
     queries: int
     keys: int
     norms: int
+    scores: int
     block: int
     embedding: int
     tied: bool
@@ -105,6 +107,7 @@ class Shape:
             queries=heads * size,
             keys=key_heads * size,
             norms=sum(width if numbers == width else (heads + key_heads) * size // 2 for numbers in vectors),
+            scores=heads if text._attn_implementation == "eager" else 0,
             block=sum(p.numel() for p in blocks.parameters()) // len(blocks),
             embedding=int(model.get_input_embeddings().weight.numel()),
             tied=bool(model.config.get_text_config().tie_word_embeddings),
@@ -221,7 +224,7 @@ def aligning(
     wide = 6 * shape.embedding if adaptation == "full, adamw_8bit" else 0  # its moments stay in float32
     held = (frozen + TRAINED_BYTES.get(adaptation, 16) * trained + wide) / shards
     gathered = 2 * 2 * shape.block if shards > 1 else 0  # one block in use and the next one on its way, in bfloat16
-    held += gathered + activations(shape, work, checkpointing)
+    held += gathered + activations(shape, work, adaptation, checkpointing)
     if shards > 1:
         held = max(held, 2.0 * shape.parameters + reading_batch(shape))
     passes = 3.0 if full else 2.0  # forward, backward for activations, and for weights that learn
@@ -245,18 +248,27 @@ In 8 bits are all moments but the token embedding's: transformers' trainer asks 
 """
 
 
-def activations(shape: Shape, work: Work, checkpointing: bool) -> float:
-    """Bytes of what a forward pass keeps for the backward pass on one GPU, in bfloat16.
+SCORE_BYTES = 8
+"""Bytes that a model which caps its scores of attention keeps of each: capped, in float32, and as weights."""
 
-    A block keeps its two inputs and what its norms make, queries, keys, values and attention's output, and four tensors
-    of the MLP's width; with checkpointing its input alone, and one block at a time in full. The head's logits are
-    computed in chunks and never held.
+
+def activations(shape: Shape, work: Work, adaptation: Adaptation, checkpointing: bool) -> float:
+    """Bytes of what a forward pass keeps for the backward pass on one GPU, with rows of different lengths in a batch.
+
+    A block keeps what goes into its norms in float32, and where they learn what their gains multiply; the inputs of its
+    maps; queries, keys and values (repeated for all queries), attention's output and its mask; and four tensors of the
+    MLP's width. With checkpointing it keeps its input alone, and one block at a time is there in full. Weights in
+    float32 make a residual stream in float32, which autocast copies for each map. The head's logits are computed in
+    chunks and never held.
     """
-    tokens = work.batch * work.row_tokens
-    block = 2.0 * tokens * (2 * shape.width + shape.norms + 2 * shape.queries + 2 * shape.keys + 4 * shape.inner)
+    tokens, stays = work.batch * work.row_tokens, not adaptation.startswith("full")
+    stream, inputs = (4, 5) if adaptation in ("full", "full, adamw_8bit") else (2, 2)
+    kept = (4 if stays else 8) * shape.norms
+    kept += 2 * (inputs * shape.width + 4 * shape.queries + 4 * shape.inner)
+    kept += (2 + SCORE_BYTES * shape.scores) * work.row_tokens
     if checkpointing:
-        return shape.layers * 2.0 * tokens * shape.width + block
-    return shape.layers * block
+        return float(tokens * (shape.layers * stream * shape.width + kept))
+    return float(tokens * shape.layers * kept)
 
 
 def answering(shape: Shape, machine: Machine, work: Work) -> Stage:

@@ -2,14 +2,16 @@
 
 import copy
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
 from conftest import build_model
-from lasa.alignment import trainers
+from lasa.alignment import objectives, trainers
 from lasa.alignment.arguments import trainer_arguments
+from lasa.alignment.callbacks import HelpfulnessFloor
 from lasa.alignment.rows import token_rows
 from lasa.alignment.settings import SystemSettings
 from lasa.alignment.trainers import make_trainer, train
@@ -216,3 +218,53 @@ def test_training_in_bfloat16_stays_finite_on_answers_that_are_nearly_impossible
     assert trained.trainer.args.bf16 or torch.cuda.is_available()
     assert all(math.isfinite(loss) for loss in trained.losses)
     assert all(bool(torch.isfinite(p).all()) for p in trained.model.parameters())
+
+
+@pytest.mark.parametrize("method", ["sft", "kto", "dpo"])
+@pytest.mark.parametrize("behind", [False, True], ids=["everywhere", "behind the condition"])
+def test_an_adapter_reads_what_its_map_reads_and_keeps_no_copy_of_it(
+    method, behind, rows, tokenizer, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    place = {"adapter": "behind_condition", "signal": "always", "guarded": True} if behind else {}
+    ids, read, answered = torch.tensor([rows[0].prompt_ids]), {"step": set(), "between": set()}, []
+
+    def adapter_after_training(name: str):
+        where = ["step"]
+
+        def measure(model) -> float:  # an answer amid the training: no autocast makes types agree there
+            where[0] = "between"
+            acting = model.activation if behind else None
+            if acting:
+                acting.mask = torch.ones(1, 1, dtype=torch.bool)
+            answered.append(model.get_base_model()(ids.to(model.device)).logits)
+            where[0] = "step"
+            return 1.0
+
+        def note(module, given) -> None:
+            read[where[0]].add(given[0].dtype)
+
+        make = trainers.make_trainer
+
+        def watched(*args):
+            trainer = make(*args)
+            for path, module in trainer.model.named_modules():
+                if ".lora_A." in path:
+                    module.register_forward_pre_hook(note)
+            return trainer
+
+        model = build_model("llama", tokenizer, layers=2).bfloat16()
+        floor = HelpfulnessFloor(measure, 0.5, every=1, stop=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(trainers, "make_trainer", watched)
+            chosen, condition = settings(method, lora_rank=2, **place), condition_ids(tokenizer)
+            trained = train(model, tokenizer, rows, chosen, tmp_path / name, name, floor=floor, condition=condition)
+        return {name: weight for name, weight in trained.model.state_dict().items() if "lora" in name}
+
+    ours = adapter_after_training("ours")
+    assert read == {"step": {torch.bfloat16}, "between": {torch.float32}}
+    assert len(answered) == 6
+    monkeypatch.setattr(objectives, "disable_input_dtype_casting", lambda *args, **kwargs: nullcontext())
+    theirs = adapter_after_training("theirs")
+    assert torch.float32 in read["step"]
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -2,13 +2,20 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from lasa.alignment.arguments import trainer_arguments
+from lasa.alignment.kernels import training_kernels
+from lasa.alignment.rows import TrainingExample
+from lasa.alignment.settings import SystemSettings
+from lasa.alignment.trainers import make_trainer
 from lasa.cli import app
 from lasa.errors import ModelError
 from lasa.run.planning import GIB, OVERHEAD, Machine, Shape, Work, activations, aligning, answering, plan
 from lasa.run.recipe import read_recipe
+from meter import SavedForBackward
 
 LLAMA_8B = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
@@ -113,17 +120,49 @@ def test_what_fits_on_80_gib(config, gpus, adaptation, sharding, fits):
 
 
 def test_the_embeddings_moments_stay_in_float32_where_the_others_have_eight_bits():
-    shape = Shape.from_config(LLAMA_8B)
-    eight, sixteen = (memory_of(LLAMA_8B, 1, f"full, {name}", "one GPU") for name in ("adamw_8bit", "adamw_bfloat16"))
-    more = 2 * shape.parameters + 6 * shape.embedding
-    assert eight - sixteen == pytest.approx(OVERHEAD * more / GIB)
+    shape, names = Shape.from_config(LLAMA_8B), ("full, adamw_8bit", "full, adamw_bfloat16")
+    eight, sixteen = (
+        memory_of(LLAMA_8B, 1, name, "one GPU") * GIB / OVERHEAD - activations(shape, Work(), name, True)
+        for name in names
+    )
+    assert eight - sixteen == pytest.approx(2 * shape.parameters + 6 * shape.embedding)
 
 
 def test_checkpointing_trades_time_for_memory():
     shape, work = Shape.from_config(LLAMA_8B), Work()
-    assert activations(shape, work, True) < activations(shape, work, False) / 5
+    assert activations(shape, work, "lora", True) < activations(shape, work, "lora", False) / 5
     with_it, without = (aligning(shape, Machine(), work, "lora", "one GPU", c) for c in (True, False))
     assert with_it.hours > without.hours and with_it.memory < without.memory
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"])
+@pytest.mark.parametrize(
+    ("adaptation", "changes"),
+    [("lora", {"lora_rank": 16}), ("full", {}), ("full, adamw_bfloat16", {"optimizer": "adamw_bfloat16"})],
+    ids=["adapter", "all weights", "bfloat16"],
+)
+def test_activations_are_what_a_step_keeps(family, adaptation, changes, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    config = AutoConfig.for_model(
+        family, vocab_size=len(tokenizer), hidden_size=128, intermediate_size=448, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=40, pad_token_id=0,
+    )  # fmt: skip
+    rows = [TrainingExample([5] * (224 - n), [6] * 32, True, str(n), "en", False) for n in range(8)]
+    settings = SystemSettings(method="sft", learning_rate=1e-5, steps=1, batch_size=8, **changes)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    trainer = make_trainer(model, tokenizer, rows, settings, trainer_arguments(model, settings, tmp_path, 0))
+    compute, kept = trainer.compute_loss, []
+
+    def counted(model, *args, **kwargs):
+        with SavedForBackward(besides=model.parameters()) as saved:
+            loss = compute(model, *args, **kwargs)
+        kept.append(saved.bytes)
+        return loss
+
+    monkeypatch.setattr(trainer, "compute_loss", counted)
+    training_kernels()(trainer.train)()
+    shape, work = Shape.from_config(config.to_dict()), Work(batch=8, row_tokens=256)
+    assert 0.9 < kept[0] / activations(shape, work, adaptation, False) < 1.1
 
 
 def test_every_stage_takes_time_and_memory():
