@@ -37,7 +37,7 @@ def align(
     from lasa.alignment.settings import AlignmentSettings, SystemSettings
     from lasa.alignment.system import AlignmentTables, align_system
     from lasa.data.refusals import read_refusals
-    from lasa.data.sources import load_joined, load_preferences, load_prompts
+    from lasa.data.sources import load_each, load_joined, load_preferences
     from lasa.errors import RecipeError
     from lasa.files.artifacts import read_json
     from lasa.files.settings import check_settings
@@ -65,10 +65,10 @@ def align(
         probe.check_fits(network, tokenizer, fingerprint=not system.four_bit)
     tables = AlignmentTables(
         load_preferences(preferences),
-        [p for source in probes for p in load_prompts(source)],
+        load_each(probes),
         load_joined(parallel),
-        [p for source in benign for p in load_prompts(source) if p.harmful is not True],
-        harmless=[p for source in harmless for p in load_prompts(source)],
+        [prompt for prompt in load_each(benign) if prompt.harmful is not True],
+        harmless=load_each(harmless),
         refusals=read_refusals(refusals),
     )
     align_system(

@@ -18,6 +18,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -29,6 +30,7 @@ from lasa.data.prompt_tables import LABELS, Columns, read_prompts
 from lasa.data.prompts import Prompt
 from lasa.errors import DataError
 from lasa.files.artifacts import file_hash, fingerprint
+from lasa.progress import say
 
 T = TypeVar("T")
 
@@ -74,6 +76,25 @@ def load_joined(sources: Sequence[str]) -> list[Prompt]:
         DataError: As `load_prompts`.
     """
     return load_prompts(JOINED.join(sources)) if sources else []
+
+
+def load_each(sources: Sequence[str]) -> list[Prompt]:
+    """The prompts of sources that are tables of their own: equal ids in two of them are different questions.
+
+    It says where two look like one table, a language in each.
+
+    Raises:
+        DataError: As `load_prompts`.
+    """
+    tables = {source: load_prompts(source) for source in sources}
+    for (one, left), (other, right) in combinations(tables.items(), 2):
+        shared = {prompt.query_id for prompt in left} & {prompt.query_id for prompt in right}
+        if shared and not {prompt.language for prompt in left} & {prompt.language for prompt in right}:
+            say(
+                f"{one} and {other} share {len(shared):,} query ids and no language. If they are translations of each "
+                f"other, write them as one source, '{one}{JOINED}{other}': they count as different questions now."
+            )
+    return [prompt for prompts in tables.values() for prompt in prompts]
 
 
 def _load_one(source: str) -> list[Prompt]:

@@ -8,7 +8,7 @@ from typing import Any
 from lasa.data.corpora.audit import Count, Leak, check_no_leaks, count_prompts, find_leaks, near_duplicates
 from lasa.data.perturbations import perturbed
 from lasa.data.prompts import Prompt
-from lasa.data.sources import load_prompts
+from lasa.data.sources import load_each, load_prompts
 from lasa.errors import DataError, RecipeError
 from lasa.interpreter.settings import InterpreterSettings
 from lasa.interpreter.training import split_by_query
@@ -90,7 +90,7 @@ def load_tables(
         train, development = _where(train, kept), _where(train, held)
     held_out = {name: [p for p in load_prompts(source) if p.harmful is not None] for name, source in tests.items()}
     asked = [prompt for prompts in held_out.values() for prompt in prompts]
-    calibration = [p for source in section.calibration for p in load_prompts(source) if p.harmful is False]
+    calibration = [p for p in load_each(section.calibration) if p.harmful is False]
     if section.leaks == "drop":
         train, development, calibration = (_unasked(table, asked) for table in (train, development, calibration))
     learnt = [*train, *development, *calibration]
@@ -127,7 +127,7 @@ def check_tables(tables: InterpreterTables, section: InterpreterSettings) -> Non
 
 
 def _labelled(sources: Sequence[str], languages: Sequence[str]) -> list[Prompt]:
-    wanted = [p for source in sources for p in load_prompts(source) if not languages or p.language in languages]
+    wanted = [p for p in load_each(sources) if not languages or p.language in languages]
     found = [p for p in wanted if p.harmful is not None]
     if not found:
         where = f" in {', '.join(languages)}" if languages else ""

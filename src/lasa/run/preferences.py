@@ -14,7 +14,7 @@ from lasa.data.corpora.audit import check_no_leaks
 from lasa.data.preferences import Preference, Side, read_preferences, write_preferences
 from lasa.data.prompts import Prompt
 from lasa.data.refusals import Refusals, read_refusals, refusals_in
-from lasa.data.sources import first_by_hash, load_preferences, load_prompts
+from lasa.data.sources import first_by_hash, load_each, load_preferences, load_prompts
 from lasa.errors import DataError
 from lasa.evaluation.answering import LocalModel
 from lasa.evaluation.judges.refusal_patterns import RefusalPatternJudge
@@ -154,7 +154,7 @@ def harmless_text(recipe: Recipe) -> list[Prompt]:
     Raises:
         DataError: A benchmark asks the same and `interpreter.leaks` refuses that.
     """
-    prompts = [prompt for source in recipe.alignment.harmless for prompt in load_prompts(source)]
+    prompts = load_each(recipe.alignment.harmless)
     kept = _unasked(recipe, prompts, "alignment.harmless")
     return [prompt for prompt, keep in zip(prompts, kept, strict=True) if keep]
 

@@ -3,7 +3,7 @@
 from lasa.alignment.settings import OWN, SystemSettings
 from lasa.data.corpora.audit import check_no_leaks
 from lasa.data.prompts import Prompt
-from lasa.data.sources import load_prompts
+from lasa.data.sources import load_each, load_prompts
 from lasa.errors import DataError
 from lasa.interpreter.tables import InterpreterTables, load_tables
 from lasa.run.recipe import Recipe
@@ -15,7 +15,7 @@ def development_prompts(recipe: Recipe) -> list[Prompt]:
     Raises:
         DataError: One of them is asked in a benchmark, or none is benign.
     """
-    prompts = [prompt for source in recipe.alignment.development for prompt in load_prompts(source)]
+    prompts = load_each(recipe.alignment.development)
     if prompts and all(prompt.harmful is not False for prompt in prompts):
         raise DataError("alignment.development holds no benign prompt to measure helpfulness on. Add some.")
     check_no_leaks(prompts, [p for source in recipe.evaluation.benchmarks.values() for p in load_prompts(source)])

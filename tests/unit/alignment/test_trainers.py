@@ -12,6 +12,7 @@ from conftest import build_model
 from lasa.alignment import objectives, trainers
 from lasa.alignment.arguments import trainer_arguments
 from lasa.alignment.callbacks import HelpfulnessFloor
+from lasa.alignment.consistency import Consistency
 from lasa.alignment.rows import token_rows
 from lasa.alignment.settings import SystemSettings
 from lasa.alignment.trainers import make_trainer, train
@@ -258,7 +259,18 @@ def test_an_adapter_reads_what_its_map_reads_and_keeps_no_copy_of_it(
         with monkeypatch.context() as patch:
             patch.setattr(trainers, "make_trainer", watched)
             chosen, condition = settings(method, lora_rank=2, **place), condition_ids(tokenizer)
-            trained = train(model, tokenizer, rows, chosen, tmp_path / name, name, floor=floor, condition=condition)
+            parallel = Consistency(1.0, 1, [[[5, 6, 7], [8, 9]], [[5, 6], [8, 9, 10]]]) if method == "kto" else None
+            trained = train(
+                model,
+                tokenizer,
+                rows,
+                chosen,
+                tmp_path / name,
+                name,
+                floor=floor,
+                condition=condition,
+                consistency=parallel,
+            )
         return {name: weight for name, weight in trained.model.state_dict().items() if "lora" in name}
 
     ours = adapter_after_training("ours")

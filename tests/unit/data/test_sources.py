@@ -3,7 +3,7 @@ import json
 import pytest
 
 from lasa.data import sources
-from lasa.data.sources import load_joined, load_prompts, named_sources, source_hash
+from lasa.data.sources import load_each, load_joined, load_prompts, named_sources, source_hash
 from lasa.errors import DataError
 
 
@@ -80,6 +80,22 @@ class TestJoined:
         one, two = self.write(tmp_path, "a.csv", ("a", "en")), self.write(tmp_path, "b.csv", ("a", "sw"), ("c", "sw"))
         found = [(p.source, p.query_id, p.language) for p in load_prompts(f"{one} + {two}")]
         assert found == [("a", "a", "en"), ("a", "a", "sw"), ("b", "c", "sw")]
+
+    def test_two_that_look_like_translations_and_are_not_joined_are_named(self, tmp_path, monkeypatch):
+        said = []
+        monkeypatch.setattr(sources, "say", said.append)
+        one, two = self.write(tmp_path, "a.csv", ("a", "en")), self.write(tmp_path, "b.csv", ("a", "sw"), ("c", "sw"))
+        other, same = (
+            self.write(tmp_path, "c.csv", ("d", "th")),
+            self.write(tmp_path, "d.csv", ("a", "en"), ("a", "th")),
+        )
+        found = load_each([str(one), str(two), str(other)])
+        assert [p.question for p in found] == [("a", "a"), ("b", "a"), ("b", "c"), ("c", "d")]
+        assert len(said) == 1
+        assert said[0].startswith(f"{one} and {two} share 1 query ids and no language.")
+        assert f"'{one} + {two}'" in said[0]
+        load_each([str(one), str(same)])
+        assert len(said) == 1
 
     def test_a_question_that_is_in_two_of_them_is_refused(self, tmp_path):
         one, two = self.write(tmp_path, "a.csv", ("a", "en")), self.write(tmp_path, "b.csv", ("a", "en"))
