@@ -25,6 +25,30 @@ class LargestTensor(TorchDispatchMode):
         return given
 
 
+class MostAlive(TorchDispatchMode):
+    """Measures, within its body, the most bytes that are there at once of what operations make."""
+
+    def __init__(self, besides: Iterable[torch.Tensor] = ()) -> None:
+        super().__init__()
+        self._besides = {one.untyped_storage().data_ptr() for one in besides}
+        self._alive: dict[int, int] = {}
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        given = function(*args, **(kwargs or {}))
+        for one in tree_leaves(given):
+            if isinstance(one, torch.Tensor):
+                self._count(one.untyped_storage())
+        self.bytes = max(self.bytes, sum(self._alive.values()))
+        return given
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        name = storage._cdata
+        if storage.nbytes() and name not in self._alive and storage.data_ptr() not in self._besides:
+            self._alive[name] = storage.nbytes()
+            weakref.finalize(storage, self._alive.pop, name)
+
+
 class SavedForBackward(saved_tensors_hooks):
     """Counts, within its body, the bytes that autograd keeps for the way back, those of some tensors left out."""
 

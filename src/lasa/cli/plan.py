@@ -5,7 +5,7 @@ from pathlib import Path
 import typer
 
 from lasa.cli.options import with_settings
-from lasa.run.planning import Machine, Work
+from lasa.run.settings import Machine, Work
 
 
 @with_settings(Machine, "machine")
@@ -24,8 +24,8 @@ def plan(
     from rich.table import Table
 
     from lasa.files.artifacts import read_json
-    from lasa.run.planning import Shape
     from lasa.run.planning import plan as plan_stages
+    from lasa.run.shape import Shape
 
     shape = Shape.from_config(read_json(model / "config.json" if model.is_dir() else model))
     stages = plan_stages(shape, machine, work)

@@ -1,23 +1,20 @@
 """What a model needs: memory and time of each stage on a machine, from the model's config alone.
 
-The model is built on torch's `meta` device, where it has shapes and takes no memory, so any decoder-only architecture
-that transformers knows is counted exactly. The rest is arithmetic on shapes, to be read as an estimate (allocators and
-kernels add 10-20 %, which `OVERHEAD` covers). Sources: bytes per parameter of mixed-precision AdamW from ZeRO
-(Rajbhandari et al., 2020, section 3.1); activations counted as Korthikanti et al. do (2022, "Reducing Activation
-Recomputation", section 4), for blocks as transformers has them; 2 FLOPs per parameter and token forward, twice that
-backward (Kaplan et al., 2020, section 2.1); NF4 at half a byte and its constants from QLoRA (Dettmers et al., 2023,
-section 3).
+Arithmetic on a model's shape, to be read as an estimate (allocators and kernels add 10-20 %, which `OVERHEAD` covers).
+Sources: bytes per parameter of mixed-precision AdamW from ZeRO (Rajbhandari et al., 2020, section 3.1); activations
+counted as Korthikanti et al. do (2022, "Reducing Activation Recomputation", section 4), for blocks as transformers has
+them; 2 FLOPs per parameter and token forward, twice that backward (Kaplan et al., 2020, section 2.1); NF4 at half a
+byte and its constants from QLoRA (Dettmers et al., 2023, section 3).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from pydantic import Field
-
-from lasa.errors import ModelError
-from lasa.files.settings import Settings
+from lasa.models.hidden_states import DEFAULT_TOKEN_BUDGET
+from lasa.models.memory import CACHE_SHARE, MOST_TOKENS
+from lasa.run.settings import Machine, Work
+from lasa.run.shape import Shape
 
 GIB = 2**30
 OVERHEAD = 1.15
@@ -25,134 +22,6 @@ OVERHEAD = 1.15
 
 Adaptation = Literal["full", "full, adamw_8bit", "full, adamw_bfloat16", "lora", "qlora"]
 Sharding = Literal["one GPU", "DDP", "FSDP2 / ZeRO-3"]
-
-NEEDED = ("hidden_size", "num_hidden_layers", "intermediate_size")
-"""Sizes that a config must give; transformers would fill in those of another model."""
-
-EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The sizes of a decoder-only transformer with gated MLPs.
-
-    Attributes:
-        layers: L, decoder blocks.
-        width: H, hidden size.
-        inner: Width of the MLP.
-        queries: Width of all queries of a token.
-        keys: Width of all its keys, and of all its values.
-        norms: Width of all outputs of a block's norms.
-        scores: Heads whose scores are stored, as in Gemma 2, which caps them; 0 where attention stores none.
-        block: Parameters of a block.
-        embedding: Parameters of the token embedding.
-        tied: Whether the head is the embedding.
-        parameters: All parameters, tied ones counted once, those for other inputs than text included.
-        maps: Inputs and outputs of all linear maps that an adapter is put onto.
-        window: Tokens that each layer's cache holds at most; None for all.
-    """
-
-    layers: int
-    width: int
-    inner: int
-    queries: int
-    keys: int
-    norms: int
-    scores: int
-    block: int
-    embedding: int
-    tied: bool
-    parameters: int
-    maps: int
-    window: tuple[int | None, ...]
-
-    @staticmethod
-    def from_config(config: Mapping[str, Any]) -> "Shape":
-        """Read a Hugging Face `config.json`.
-
-        Raises:
-            ModelError: A size is missing, transformers does not know the model, or its blocks are not of this kind.
-        """
-        import torch
-        from torch import nn
-        from transformers import AutoConfig, AutoModelForCausalLM
-
-        from lasa.models.layers import decoder_blocks, num_parameters
-
-        kind, rest = str(config.get("model_type", "")), {k: v for k, v in config.items() if k != "model_type"}
-        sizes = config.get("text_config", config)
-        for name in NEEDED:
-            if name not in sizes:
-                raise ModelError(f"config.json has no {name!r}. Give the config of a causal language model.")
-        if any(sizes.get(name) for name in EXPERTS):
-            raise ModelError(f"The planner does not know what a mixture of experts such as {kind} computes.")
-        try:
-            full = AutoConfig.for_model(kind, **rest)
-            with torch.device("meta"):
-                model = AutoModelForCausalLM.from_config(full)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"A {kind or 'nameless'} model is none that transformers can build: {error}") from error
-        text, blocks = full.get_text_config(), decoder_blocks(model)
-        head = model.get_output_embeddings()
-        linear = [one for one in model.modules() if isinstance(one, nn.Linear) and one is not head]
-        heads, width = int(text.num_attention_heads), int(text.hidden_size)
-        key_heads = int(getattr(text, "num_key_value_heads", None) or heads)
-        size = int(getattr(text, "head_dim", None) or width // heads)
-        vectors = [p.numel() for name, p in blocks[0].named_parameters() if p.ndim == 1 and "norm" in name]
-        sliding = [kind == "sliding_attention" for kind in getattr(text, "layer_types", None) or [""] * len(blocks)]
-        return Shape(
-            layers=len(blocks),
-            width=width,
-            inner=int(text.intermediate_size),
-            queries=heads * size,
-            keys=key_heads * size,
-            norms=sum(width if numbers == width else (heads + key_heads) * size // 2 for numbers in vectors),
-            scores=heads if text._attn_implementation == "eager" else 0,
-            block=sum(p.numel() for p in blocks.parameters()) // len(blocks),
-            embedding=int(model.get_input_embeddings().weight.numel()),
-            tied=bool(model.config.get_text_config().tie_word_embeddings),
-            parameters=num_parameters(model),
-            maps=sum(one.in_features + one.out_features for one in linear),
-            window=tuple(text.sliding_window if slides else None for slides in sliding),
-        )
-
-    @property
-    def computed(self) -> int:
-        """Parameters that a token of text is multiplied by: the blocks and the head."""
-        return self.layers * self.block + self.embedding
-
-    def lora_parameters(self, rank: int) -> int:
-        """Parameters of an adapter of that rank on all linear maps but the head."""
-        return rank * self.maps
-
-    def cache(self, tokens: int) -> int:
-        """Bytes of the keys and values of so many tokens of a row in bfloat16."""
-        return sum(2 * 2 * self.keys * min(tokens, most or tokens) for most in self.window)
-
-
-class Machine(Settings):
-    """GPUs of one kind in one machine."""
-
-    gpus: int = Field(1, ge=1, le=1024, description="GPUs of the machine")
-    memory: float = Field(80.0, ge=1, description="GiB of each GPU")
-    teraflops: float = Field(989.0, ge=1, description="Dense bfloat16 peak of each GPU; the default is an H100's")
-    use: float = Field(0.35, gt=0, le=1, description="Share of the peak that training and prefill reach")
-    bandwidth: float = Field(3350.0, ge=1, description="Memory bandwidth of each GPU in GB/s")
-
-
-class Work(Settings):
-    """What a run is to do."""
-
-    prompts: int = Field(20_000, ge=1, description="Prompts to read, for layer search and interpreter")
-    prompt_tokens: int = Field(128, ge=1, description="Tokens of a prompt")
-    rows: int = Field(22_000, ge=1, description="Rows of preferences")
-    epochs: float = Field(3.0, gt=0, description="Passes over them")
-    row_tokens: int = Field(512, ge=1, description="Longest row in tokens")
-    batch: int = Field(4, ge=1, description="Rows per GPU and forward pass")
-    answers: int = Field(3150, ge=1, description="Answers to generate in the evaluation")
-    answer_tokens: int = Field(256, ge=1, description="Tokens of an answer")
-    lora_rank: int = Field(16, ge=1, description="Rank of adapters")
-    judge: float = Field(0.0, ge=0, description="Billions of parameters of a local classifier that judges the answers")
 
 
 @dataclass(frozen=True)
@@ -198,12 +67,18 @@ def reading(shape: Shape, machine: Machine, work: Work) -> Stage:
     weights = 2 * shape.parameters / machine.gpus
     flops = 2 * blocks * work.prompts * work.prompt_tokens
     one_at_a_time = machine.teraflops * 1e12 * machine.use  # a model whose layers are spread computes on one at a time
-    return _stage("1, 2  read hidden states", weights + reading_batch(shape), flops / one_at_a_time, machine)
+    return _stage(
+        "1, 2  read hidden states", weights + inside_block(shape, DEFAULT_TOKEN_BUDGET), flops / one_at_a_time, machine
+    )
 
 
-def reading_batch(shape: Shape) -> float:
-    """Bytes of a batch of 8,192 tokens inside one block in bfloat16, and of the states that are read in float32."""
-    return 8192 * ((2 * shape.inner + 4 * shape.width) * 2 + shape.width * 4)
+def inside_block(shape: Shape, tokens: int) -> float:
+    """Bytes of so many tokens inside one block in bfloat16, where nothing is kept for a way back.
+
+    Most is there in the MLP: three tensors of its width (four where one map makes two of them, as in Phi 3), its input,
+    the residual stream before and after attention, and the embeddings.
+    """
+    return 2.0 * tokens * (3 * shape.inner + 5 * shape.width)
 
 
 def aligning(
@@ -226,7 +101,7 @@ def aligning(
     gathered = 2 * 2 * shape.block if shards > 1 else 0  # one block in use and the next one on its way, in bfloat16
     held += gathered + activations(shape, work, adaptation, checkpointing)
     if shards > 1:
-        held = max(held, 2.0 * shape.parameters + reading_batch(shape))
+        held = max(held, 2.0 * shape.parameters + inside_block(shape, DEFAULT_TOKEN_BUDGET))
     passes = 3.0 if full else 2.0  # forward, backward for activations, and for weights that learn
     passes += 1 if checkpointing else 0  # forward again
     passes += 1  # the KL completions, forward only
@@ -274,16 +149,18 @@ def activations(shape: Shape, work: Work, adaptation: Adaptation, checkpointing:
 def answering(shape: Shape, machine: Machine, work: Work) -> Stage:
     """Stage 4: guarded generation, layers over the GPUs, a judge beside it; bound by reading weights at every token.
 
-    A batch has 64 rows, or as many as the cache has half of the memory beside the weights for (`lasa.models.memory`).
+    A batch has 64 rows, or as many as the cache has half of the memory beside the weights for, up to a number of tokens
+    (`lasa.models.memory`). It holds most while its prompts are read, in one pass, or at its last token.
     """
     weights, judge = 2.0 * shape.parameters, 2.0 * work.judge * 1e9
-    row = shape.cache(work.prompt_tokens + work.answer_tokens)
-    room = (machine.gpus * machine.memory * GIB / OVERHEAD - weights - judge) / 2
-    batch = max(1, min(64, int(room / row)))
-    cache = batch * row
+    tokens = work.prompt_tokens + work.answer_tokens
+    row = shape.cache(tokens)
+    room = CACHE_SHARE * (machine.gpus * machine.memory * GIB / OVERHEAD - weights - judge)
+    batch = max(1, min(64, int(room / row), MOST_TOKENS // tokens))
     steps = ceil(work.answers / batch) * work.answer_tokens
-    seconds = steps * (weights + cache) / (machine.bandwidth * 1e9 * 0.5)
-    held = (weights + judge + cache) / machine.gpus
+    seconds = steps * (weights + batch * row) / (machine.bandwidth * 1e9 * 0.5)
+    at_first = batch * shape.cache(work.prompt_tokens) / machine.gpus + inside_block(shape, batch * work.prompt_tokens)
+    held = (weights + judge) / machine.gpus + max(at_first, batch * row / machine.gpus)
     return _stage(f"4  answer, guarded, {batch} at a time", held, seconds, machine)
 
 

@@ -12,10 +12,16 @@ from lasa.alignment.rows import TrainingExample
 from lasa.alignment.settings import SystemSettings
 from lasa.alignment.trainers import make_trainer
 from lasa.cli import app
+from lasa.data.prompts import user_prompt
 from lasa.errors import ModelError
-from lasa.run.planning import GIB, OVERHEAD, Machine, Shape, Work, activations, aligning, answering, plan
+from lasa.models.generation import GenerationSettings, generate, terminators
+from lasa.models.hidden_states import DEFAULT_TOKEN_BUDGET, read_hidden_states
+from lasa.models.memory import MOST_TOKENS
+from lasa.run.planning import GIB, OVERHEAD, activations, aligning, answering, inside_block, plan
 from lasa.run.recipe import read_recipe
-from meter import SavedForBackward
+from lasa.run.settings import Machine, Work
+from lasa.run.shape import Shape
+from meter import MostAlive, SavedForBackward
 
 LLAMA_8B = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
@@ -165,6 +171,40 @@ def test_activations_are_what_a_step_keeps(family, adaptation, changes, tokenize
     assert 0.9 < kept[0] / activations(shape, work, adaptation, False) < 1.1
 
 
+@pytest.fixture(params=["llama", "qwen3", "gemma3_text"])
+def small(request, tokenizer):
+    """A model of a family in bfloat16 whose cache is small beside its blocks."""
+    config = AutoConfig.for_model(
+        request.param, vocab_size=len(tokenizer), hidden_size=128, intermediate_size=448, num_hidden_layers=8,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=40, pad_token_id=0, max_position_embeddings=2048,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    with torch.no_grad():
+        model.get_output_embeddings().weight[terminators(model, tokenizer)] = 0  # no answer ends early
+    return model
+
+
+def test_a_batch_that_is_read_holds_what_the_plan_says(small, tokenizer):
+    prompts = [user_prompt(str(n), "en", "a" * (110 + n % 9)) for n in range(64)]
+    with MostAlive(besides=small.parameters()) as alive:
+        read_hidden_states(small, tokenizer, prompts, [1, 3])
+    planned = inside_block(Shape.from_config(small.config.to_dict()), DEFAULT_TOKEN_BUDGET)
+    assert 0.9 < alive.bytes / planned < OVERHEAD
+
+
+@pytest.mark.parametrize(("asked", "answered"), [(200, 8), (4, 60)], ids=["long prompts", "long answers"])
+def test_a_batch_that_is_answered_holds_what_the_plan_says(small, tokenizer, asked, answered):
+    prompts, settings = [[5] * (asked - n % 4) for n in range(64)], GenerationSettings(max_new_tokens=answered)
+    with MostAlive(besides=small.parameters()) as alive:
+        answers = generate(small, tokenizer, prompts, settings)
+    assert all(len(one.token_ids) == answered for one in answers)
+    shape, work = Shape.from_config(small.config.to_dict()), Work(prompt_tokens=asked, answer_tokens=answered)
+    weights = 2 * shape.parameters
+    stage = answering(shape, Machine(), work)
+    assert "64 at a time" in stage.name
+    assert 0.9 < alive.bytes / (stage.memory * GIB / OVERHEAD - weights) < OVERHEAD
+
+
 def test_every_stage_takes_time_and_memory():
     stages = plan(Shape.from_config(LLAMA_8B), Machine(gpus=8), Work())
     assert {stage.name[0] for stage in stages} == {"1", "3", "4"}
@@ -181,9 +221,15 @@ def test_a_judge_and_the_cache_are_held_beside_the_model_that_answers():
     shape = Shape.from_config(LLAMA_8B)
     alone, judged = (answering(shape, Machine(gpus=1), Work(judge=size)) for size in (0, 8))
     assert judged.memory - alone.memory == pytest.approx(16e9 * 1.15 / GIB)
-    long = answering(shape, Machine(gpus=1), Work(prompt_tokens=8000))
-    assert "64 at a time" in alone.name and "64 at a time" not in long.name
-    assert long.fits
+    assert "64 at a time" in alone.name
+
+
+def test_a_batch_of_long_prompts_is_small_and_read_on_one_gpu_at_a_time():
+    shape, work = Shape.from_config(LLAMA_8B), Work(prompt_tokens=8000)
+    one, eight = (answering(shape, Machine(gpus=gpus), work) for gpus in (1, 8))
+    assert one.fits
+    assert f"{MOST_TOKENS // (8000 + 256)} at a time" in one.name and one.name == eight.name
+    assert eight.memory * GIB / OVERHEAD > inside_block(shape, 7 * 8000) + 2 * shape.parameters / 8
 
 
 def test_layers_with_a_window_hold_no_more_than_it():
