@@ -12,32 +12,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lasa.alignment.callbacks import HelpfulnessFloor
-from lasa.alignment.processes import launched, training_device
+from lasa.alignment.processes import launched
 from lasa.alignment.settings import SystemSettings
-from lasa.alignment.system import AlignmentTables, align_system
 from lasa.bottleneck.search import find_at_positions, search_json
-from lasa.conditioning.condition import DEFAULT_CONDITION
-from lasa.conditioning.decision import Policy
 from lasa.data.prompts import Prompt, check_parallel
 from lasa.data.sources import load_joined, load_prompts
 from lasa.errors import DataError, RecipeError
 from lasa.evaluation.answering import LocalModel
 from lasa.evaluation.judge_settings import check_files, make_judges
-from lasa.evaluation.metrics import rate_of
 from lasa.evaluation.panel import Panel
-from lasa.evaluation.run import generate_samples, plan_batches
+from lasa.evaluation.run import generate_samples
 from lasa.files.artifacts import FILES, model_fingerprint, read_sealed, write_json, write_sealed
-from lasa.guard.guard import Guard
 from lasa.guard.system import System
 from lasa.interpreter.probe import SafetySemanticInterpreter, load_interpreter
-from lasa.interpreter.study import development_states, study_interpreter
+from lasa.interpreter.study import study_interpreter
 from lasa.models.generation import GenerationSettings
 from lasa.models.hidden_states import read_to_folder
 from lasa.models.layers import num_layers
 from lasa.models.loading import load_model
 from lasa.models.memory import release_memory
-from lasa.models.origin import model_folder
 from lasa.progress import say
 from lasa.report.html import write_report
 from lasa.report.terminal import audit_table
@@ -50,9 +43,6 @@ from lasa.run.preferences import (
     OWN_PREFERENCES,
     answers_to_learn,
     draw_own,
-    harmless_text,
-    preferences_of,
-    refusals_of,
     uses_own,
 )
 from lasa.run.recipe import Recipe
@@ -65,6 +55,7 @@ from lasa.run.sources import (
 )
 from lasa.run.sweep import choice_of, point_folder
 from lasa.run.systems import system_of_run
+from lasa.run.training import train_system
 
 
 def run_recipe(recipe: Recipe, output: Path, processes: int = 1) -> Path:
@@ -218,7 +209,7 @@ def try_point(
     label = f"{name}, point {number}"
     prompts = development_prompts(run.recipe)
     if not (folder / "model").is_dir():
-        _train(run, point, interpreter, folder / "model", label)
+        train_system(run, point, interpreter, folder / "model", label)
         release_memory()
     system = system_of_run(run.path, run.recipe, name, folder=folder / "model")
     _answer(run, system, {"development": prompts}, folder / "samples.jsonl", label)
@@ -228,13 +219,13 @@ def align(run: RunFolder, name: str, system: SystemSettings, interpreter: Safety
     """Stage 3: train one system, or keep the best point of its sweep."""
     folder = run.path / "systems" / name
     if not system.sweep:
-        _train(run, system, interpreter, folder, name)
+        train_system(run, system, interpreter, folder, name)
         return
     choice = choice_of(run, name, system)
     say(f"{name}: {choice.verdict}")
     kept = point_folder(run, name, choice.point) / "model"
     if not kept.is_dir():
-        _train(run, system.points()[choice.point], interpreter, kept, name)
+        train_system(run, system.points()[choice.point], interpreter, kept, name)
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(exist_ok=True)
     kept.rename(folder)
@@ -256,67 +247,6 @@ def listen(run: RunFolder, interpreter: SafetySemanticInterpreter) -> None:
     with run.stage(LISTENING, LISTENED):
         measure_listening(run, interpreter, system)
     release_memory()
-
-
-def _train(
-    run: RunFolder, system: SystemSettings, interpreter: SafetySemanticInterpreter, folder: Path, label: str
-) -> None:
-    recipe = run.recipe
-    if system.interpreter_layer is not None:
-        interpreter = load_interpreter(run.path / "interpreter_at" / str(system.interpreter_layer))
-    on = {"device": training_device(recipe.model.device), "four_bit": system.four_bit}
-    model, tokenizer = load_model(recipe.model.model_copy(update=on))
-    interpreter.check_fits(model, tokenizer, fingerprint=not system.four_bit)
-    benign = [prompt for prompt in development_prompts(recipe) if prompt.harmful is False]
-    labelled = interpreter_tables(recipe)
-    layer = interpreter.config.read_point.layer
-    known = None if system.four_bit else development_states(labelled, layer, run.path)
-    align_system(
-        model,
-        tokenizer,
-        interpreter,
-        AlignmentTables(
-            preferences_of(run, system),
-            labelled.development,
-            load_joined(recipe.layer_search.prompts),
-            benign,
-            labelled.calibration,
-            harmless_text(recipe) if system.trusts else (),
-            refusals_of(recipe),
-            known,
-        ),
-        system,
-        recipe.alignment,
-        recipe.interpreter,
-        folder,
-        name=label,
-        base=model_folder(recipe.model.path, recipe.model.revision).name,
-        seed=recipe.seed,
-        floor=_floor(run, tokenizer, interpreter if system.guarded else None, benign),
-    )
-
-
-def _floor(
-    run: RunFolder, tokenizer: Any, interpreter: SafetySemanticInterpreter | None, benign: Sequence[Prompt]
-) -> HelpfulnessFloor | None:
-    """What watches helpfulness while a system is trained, if the recipe asks for it."""
-    section, evaluation = run.recipe.alignment, run.recipe.evaluation
-    if section.watch_every is None:
-        return None
-    panel = Panel(*make_judges(evaluation.judges, run.path / "verdicts"), settings=evaluation)
-
-    def measure(model: Any) -> float:
-        policy = Policy(condition=section.condition or DEFAULT_CONDITION)
-        guard = Guard(model, tokenizer, interpreter, policy, aligned=True) if interpreter else None
-        system = LocalModel(model, tokenizer, guard, GenerationSettings(max_new_tokens=evaluation.max_new_tokens))
-        tasks = [("development", prompt) for prompt in benign]
-        samples = []
-        for batch in plan_batches(tasks, system, evaluation.batch_size, evaluation.batch_tokens or system.budget):
-            chosen = [tasks[row] for row in batch]
-            samples += panel.samples(chosen, system([prompt for _, prompt in chosen]))
-        return rate_of(samples, "helpful", clustered=False).value or 0.0
-
-    return HelpfulnessFloor(measure, section.helpfulness_floor, section.watch_every, section.stop_at_floor)
 
 
 def _answer(run: RunFolder, system: System, prompts: dict[str, list[Prompt]], samples: Path, label: str) -> None:

@@ -10,6 +10,7 @@ from lasa.data.prompt_tables import write_prompts
 from lasa.data.world import tables
 from lasa.guard import system as guard
 from lasa.pipeline import run_recipe
+from lasa.run import training
 from lasa.run.recipe import check_recipe
 from meter import LiveModels, live_optimizers
 from miniature import LANGUAGES, write_model, write_recipe
@@ -36,7 +37,7 @@ def recipe(tmp_path, tokenizer):
 
 def test_a_stage_loads_what_it_needs_and_lets_go_of_it(recipe, tmp_path, monkeypatch):
     gc.collect()
-    models = LiveModels(monkeypatch, pipeline, alignment, guard)
+    models = LiveModels(monkeypatch, pipeline, training, alignment, guard)
     run_recipe(recipe, tmp_path / "run")
     assert len(models.loaded) == 1 + 2 * 2 + 2  # the base's stages, two points of the sweep, two systems
     assert models.alive_before == [0] * len(models.loaded)
@@ -45,7 +46,7 @@ def test_a_stage_loads_what_it_needs_and_lets_go_of_it(recipe, tmp_path, monkeyp
 
 def test_a_run_that_is_finished_loads_no_model(recipe, tmp_path, monkeypatch):
     run_recipe(recipe, tmp_path / "run")
-    models = LiveModels(monkeypatch, pipeline, alignment, guard)
+    models = LiveModels(monkeypatch, pipeline, training, alignment, guard)
     run_recipe(recipe, tmp_path / "run")
     assert models.loaded == []
 

@@ -45,10 +45,10 @@ def test_every_point_is_kept_in_the_metrics_and_the_chosen_model_is_the_system(r
 
 
 def test_a_stopped_sweep_goes_on_at_the_point_where_it_stopped(recipe, tmp_path, monkeypatch):
-    from lasa import pipeline
+    from lasa.run import training
 
     run, trained = tmp_path / "run", []
-    whole = pipeline.align_system
+    whole = training.align_system
 
     def stop_at_the_second_point(*args, name, **kwargs):
         if name == "swept, point 1" and trained.count(name) == 0:
@@ -57,7 +57,7 @@ def test_a_stopped_sweep_goes_on_at_the_point_where_it_stopped(recipe, tmp_path,
         trained.append(name)
         whole(*args, name=name, **kwargs)
 
-    monkeypatch.setattr(pipeline, "align_system", stop_at_the_second_point)
+    monkeypatch.setattr(training, "align_system", stop_at_the_second_point)
     with pytest.raises(KeyboardInterrupt):
         run_recipe(check_recipe(recipe, "test"), run)
     run_recipe(check_recipe(recipe, "test"), run)

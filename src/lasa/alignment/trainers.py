@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 from transformers import PrinterCallback
-from trl import DPOConfig, KTOConfig, SFTConfig
 
-from lasa.alignment.arguments import adapter_config, one_device, trainer_arguments
+from lasa.alignment.arguments import adapter_config, trainer_arguments
 from lasa.alignment.callbacks import (
     AdvanceProgress,
     CompleteCheckpoints,
@@ -25,11 +24,12 @@ from lasa.alignment.callbacks import (
 )
 from lasa.alignment.consistency import Consistency
 from lasa.alignment.kernels import training_kernels
-from lasa.alignment.objectives import TokenizedDPOTrainer, TokenizedKTOTrainer, TokenizedSFTTrainer
+from lasa.alignment.methods import precomputes_reference, prepare
+from lasa.alignment.objectives import TokenizedKTOTrainer
 from lasa.alignment.optimizer import StochasticAdamW
-from lasa.alignment.processes import check_unsharded, check_wrapper, hand_over, sharding, shared_rows
+from lasa.alignment.processes import check_unsharded, check_wrapper, hand_over, sharding
 from lasa.alignment.reference import no_second_model, with_reference
-from lasa.alignment.rows import TrainingExample, kl_partners, separate_partners
+from lasa.alignment.rows import TrainingExample
 from lasa.alignment.settings import SystemSettings
 from lasa.alignment.soundness import StayFinite
 from lasa.conditioning.condition import place_condition
@@ -167,9 +167,8 @@ def make_trainer(
         arguments: See `trainer_arguments`.
         behind: Token ids of the condition that the adapter acts behind, or None.
     """
-    assert settings.method is not None
-    kind, config, data = _PREPARED[settings.method](model, rows, settings, arguments)
-    own_reference = sharding() and settings.method != "sft" and _precompute(model, settings)
+    kind, config, data = prepare(model, rows, settings, arguments)
+    own_reference = sharding() and settings.method != "sft" and precomputes_reference(model, settings)
     if sharding():
         data = with_reference(data, model, settings.max_length) if own_reference else data
         hand_over(model, model.dtype if settings.lora_rank else torch.float32)
@@ -224,92 +223,6 @@ def _conditioned(rows: Sequence[TrainingExample], name: str) -> list[TrainingExa
     return kept
 
 
-_Prepared = tuple[Any, Any, Any]
-"""The trainer's class, its configuration, and its rows."""
-
-
-def _sft(model: Any, rows: Sequence[TrainingExample], settings: SystemSettings, arguments: dict[str, Any]) -> _Prepared:
-    good = [row for row in rows if row.desirable]
-    if not good:
-        raise RecipeError("Supervised fine-tuning needs desirable answers ('chosen'); the preferences have none.")
-    config = one_device(SFTConfig(**arguments, packing=False))
-    data = shared_rows(
-        [
-            {
-                "input_ids": (row.prompt_ids + row.completion_ids)[: settings.max_length],
-                "labels": ([-100] * len(row.prompt_ids) + row.completion_ids)[: settings.max_length],
-            }
-            for row in good
-        ],
-        config,
-    )
-    return TokenizedSFTTrainer, config, data
-
-
-def _kto(model: Any, rows: Sequence[TrainingExample], settings: SystemSettings, arguments: dict[str, Any]) -> _Prepared:
-    if settings.batch_size < 2:
-        raise RecipeError("KTO pairs each row with another of its batch: batch_size must be at least 2.")
-    config = one_device(
-        KTOConfig(
-            **arguments,
-            beta=settings.beta,
-            desirable_weight=settings.desirable_weight,
-            undesirable_weight=settings.undesirable_weight,
-            precompute_ref_log_probs=_precompute(model, settings) and not sharding(),
-        )
-    )
-    kept = _within_budget(separate_partners(rows, settings.batch_size), config)
-    data = shared_rows(
-        [
-            {
-                "prompt_ids": row.prompt_ids,
-                "completion_ids": row.completion_ids,
-                "KL_completion_ids": partner,
-                "label": row.desirable,
-            }
-            for row, partner in zip(kept, kl_partners(kept, settings.batch_size), strict=True)
-        ],
-        config,
-    )
-    return TokenizedKTOTrainer, config, data
-
-
-def _dpo(model: Any, rows: Sequence[TrainingExample], settings: SystemSettings, arguments: dict[str, Any]) -> _Prepared:
-    by_prompt: dict[tuple[int, ...], dict[bool, list[TrainingExample]]] = {}
-    for row in rows:
-        by_prompt.setdefault(tuple(row.prompt_ids), {True: [], False: []})[row.desirable].append(row)
-    pairs = [(good, bad) for sides in by_prompt.values() for good in sides[True] for bad in sides[False]]
-    if not pairs:
-        raise RecipeError("DPO needs paired preferences ('chosen' and 'rejected' for the same prompt); there are none.")
-    precompute = _precompute(model, settings) and not sharding()
-    config = one_device(DPOConfig(**arguments, beta=settings.beta, precompute_ref_log_probs=precompute))
-    data = shared_rows(
-        [
-            {
-                "prompt_ids": good.prompt_ids,
-                "chosen_ids": good.completion_ids,
-                "rejected_ids": bad.completion_ids,
-            }
-            for good, bad in _within_budget(pairs, config)
-        ],
-        config,
-    )
-    return TokenizedDPOTrainer, config, data
-
-
-def _within_budget(shuffled: Sequence[Any], config: Any) -> Sequence[Any]:
-    """As many rows or pairs as the steps can use: no reference log-probability is computed in vain."""
-    if config.max_steps < 0:
-        return shuffled
-    batch = config.train_batch_size * config.world_size  # all devices of all processes
-    return shuffled[: config.max_steps * config.gradient_accumulation_steps * batch]
-
-
-def _precompute(model: Any, settings: SystemSettings) -> bool:
-    """Whether the reference cannot be had by switching an adapter off: a soft condition is trained beside it."""
-    return not settings.lora_rank or soft_condition_of(model) is not None
-
-
 def _bfloat16_optimizer(model: Any, settings: SystemSettings) -> StochasticAdamW | None:
     """The optimiser of our own, if it was chosen.
 
@@ -321,6 +234,3 @@ def _bfloat16_optimizer(model: Any, settings: SystemSettings) -> StochasticAdamW
     if sharding():
         raise RecipeError("adamw_bfloat16 is for one GPU: a model that is sharded is trained in float32. Use adamw.")
     return StochasticAdamW(model.parameters(), settings.learning_rate, settings.weight_decay)
-
-
-_PREPARED = {"sft": _sft, "kto": _kto, "dpo": _dpo}

@@ -9,7 +9,7 @@ import torch
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
 from conftest import build_model
-from lasa.alignment import objectives, trainers
+from lasa.alignment import methods, objectives, trainers
 from lasa.alignment.arguments import trainer_arguments
 from lasa.alignment.callbacks import HelpfulnessFloor
 from lasa.alignment.consistency import Consistency
@@ -103,9 +103,10 @@ def test_lora_leaves_the_base_weights_alone(rows, tokenizer, tmp_path):
 @pytest.mark.parametrize(("adapter", "dtype"), [({}, torch.float32), ({"lora_rank": 2}, torch.bfloat16)])
 def test_a_model_is_handed_over_before_a_trainer_shards_it(adapter, dtype, rows, tokenizer, tmp_path, monkeypatch):
     order = []
-    monkeypatch.setattr(trainers, "sharding", lambda: True)
+    for module in (trainers, methods):
+        monkeypatch.setattr(module, "sharding", lambda: True)
     monkeypatch.setattr(trainers, "hand_over", lambda model, dtype: order.append(dtype))
-    monkeypatch.setattr(trainers, "TokenizedSFTTrainer", lambda **given: order.append("trainer"))
+    monkeypatch.setattr(methods, "TokenizedSFTTrainer", lambda **given: order.append("trainer"))
     model, system = build_model("llama", tokenizer, layers=1).to(torch.bfloat16), settings("sft", **adapter)
     make_trainer(model, tokenizer, rows, system, trainer_arguments(model, system, tmp_path, 0))
     assert order == [dtype, "trainer"]

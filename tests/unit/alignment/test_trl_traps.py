@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from conftest import FAMILIES, build_model
 from guards import CONDITION, build_guard
-from lasa.alignment import trainers
+from lasa.alignment import methods, trainers
 from lasa.alignment.arguments import trainer_arguments
 from lasa.alignment.rows import kl_partners, separate_partners, token_rows
 from lasa.alignment.settings import SystemSettings
@@ -117,7 +117,8 @@ def test_f_before_a_model_is_sharded_its_own_log_probabilities_are_the_reference
 ):
     rows = make_rows(tokenizer)
     usual = kto_trainer(model, tokenizer, rows, tmp_path / "usual", method=method)
-    monkeypatch.setattr(trainers, "sharding", lambda: True)
+    for module in (trainers, methods):
+        monkeypatch.setattr(module, "sharding", lambda: True)
     monkeypatch.setattr(trainers, "hand_over", lambda model, dtype: None)
     model.config._name_or_path = str(tmp_path / "there-is-no-such-model")
     spread = kto_trainer(model, tokenizer, rows, tmp_path / "spread", method=method)
