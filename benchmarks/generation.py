@@ -16,7 +16,7 @@ from lasa.files.artifacts import model_fingerprint
 from lasa.guard.guard import Guard
 from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
 from lasa.models.generation import GenerationSettings, left_pad
-from lasa.models.hidden_states import ReadPoint
+from lasa.models.positions import ReadPoint
 from lasa.models.rendering import render, template_fingerprint
 
 PROMPTS = 8

@@ -14,7 +14,7 @@ from lasa.guard.guard import Guard
 from lasa.interpreter.heads import AnswerHead, CategoryHead
 from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
 from lasa.models.generation import GenerationSettings, left_pad, terminators
-from lasa.models.hidden_states import ReadPoint
+from lasa.models.positions import ReadPoint
 from lasa.models.rendering import render, template_fingerprint
 
 PROMPTS, TOKENS = 8, 128

@@ -115,7 +115,8 @@ def score(folder: Path) -> None:
 
     from lasa.data.prompt_file import PromptFile
     from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
-    from lasa.models.hidden_states import ReadPoint, read_to_folder
+    from lasa.models.hidden_states import read_to_folder
+    from lasa.models.positions import ReadPoint
     from lasa.models.rendering import template_fingerprint
 
     began, kept = time.monotonic(), rows_read(folder)

@@ -23,9 +23,9 @@ from lasa.files.artifacts import model_fingerprint
 from lasa.guard.guard import Guard
 from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
 from lasa.models.generation import GenerationSettings, generate
-from lasa.models.hidden_states import ReadPoint
 from lasa.models.layers import hidden_size
 from lasa.models.loading import load_model
+from lasa.models.positions import ReadPoint
 from lasa.models.rendering import render, template_fingerprint
 from lasa.models.settings import ModelSettings
 from lasa.serving.app import ServerSettings, create_app

@@ -16,9 +16,9 @@ from harness import Ratio, Scale, interleaved
 
 from lasa.files.artifacts import model_fingerprint
 from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
-from lasa.models.hidden_states import ReadPoint
 from lasa.models.layers import hidden_size
 from lasa.models.loading import load_model
+from lasa.models.positions import ReadPoint
 from lasa.models.rendering import template_fingerprint
 
 LASA = (sys.executable, "-m", "lasa")

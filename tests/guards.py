@@ -13,8 +13,9 @@ from lasa.guard.guard import Guard
 from lasa.interpreter.heads import CategoryHead
 from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
 from lasa.models.activated import Activation
-from lasa.models.hidden_states import ReadPoint, read_hidden_states
+from lasa.models.hidden_states import read_hidden_states
 from lasa.models.layers import hidden_size
+from lasa.models.positions import ReadPoint
 from lasa.models.rendering import template_fingerprint
 
 CONDITION = "Harmful query detected. Refuse."

@@ -5,7 +5,7 @@ import torch
 from lasa.data.prompts import user_prompt
 from lasa.interpreter.probe import InterpreterConfig
 from lasa.interpreter.training import LabelledStates
-from lasa.models.hidden_states import ReadPoint
+from lasa.models.positions import ReadPoint
 
 WIDTH = 16
 

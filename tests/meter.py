@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,6 +24,18 @@ class LargestTensor(TorchDispatchMode):
         made = [one for one in tree_leaves(given) if isinstance(one, torch.Tensor) and one.dtype == self.dtype]
         self.bytes = max([self.bytes, *(one.nbytes for one in made)])
         return given
+
+
+class Operations(TorchDispatchMode):
+    """Counts, within its body, how often each operation is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.calls[str(function.overloadpacket)] += 1
+        return function(*args, **(kwargs or {}))
 
 
 class MostAlive(TorchDispatchMode):

@@ -9,9 +9,10 @@ from lasa.interpreter.fit import fit_interpreter, read_for, train_interpreter
 from lasa.interpreter.probe import InterpreterConfig
 from lasa.interpreter.settings import CalibrationOptions, TrainingOptions
 from lasa.interpreter.training import LabelledStates
-from lasa.models.hidden_states import ReadPoint, read_hidden_states
+from lasa.models.hidden_states import read_hidden_states
 from lasa.models.layers import hidden_size
 from lasa.models.loading import load_model
+from lasa.models.positions import ReadPoint
 from lasa.models.rendering import template_fingerprint
 
 pytestmark = pytest.mark.slow

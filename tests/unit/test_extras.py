@@ -91,7 +91,7 @@ from lasa import Guard, GenerationSettings, SafetySemanticInterpreter, find_bott
 from lasa import read_hidden_states, run
 from lasa.files.artifacts import model_fingerprint
 from lasa.interpreter.probe import InterpreterConfig
-from lasa.models.hidden_states import ReadPoint
+from lasa.models.positions import ReadPoint
 from lasa.models.rendering import template_fingerprint
 from lasa.serving.app import ServerSettings, create_app
 from lasa.run.systems import find_system

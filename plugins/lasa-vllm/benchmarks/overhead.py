@@ -27,8 +27,8 @@ def make(folder: Path) -> None:
     """Store a random model and an interpreter that flags nothing."""
     from lasa.files.artifacts import model_fingerprint
     from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
-    from lasa.models.hidden_states import ReadPoint
     from lasa.models.loading import load_model
+    from lasa.models.positions import ReadPoint
     from lasa.models.rendering import template_fingerprint
 
     _, tokenizer = load_model("embedded")

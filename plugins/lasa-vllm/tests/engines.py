@@ -21,10 +21,11 @@ from lasa.files.artifacts import model_fingerprint
 from lasa.guard.guard import Guard
 from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
 from lasa.models.generation import GenerationSettings
-from lasa.models.hidden_states import ReadPoint, read_hidden_states
+from lasa.models.hidden_states import read_hidden_states
 from lasa.models.layers import hidden_size
 from lasa.models.loading import load_model
 from lasa.models.origin import model_folder
+from lasa.models.positions import ReadPoint
 from lasa.models.rendering import template_fingerprint
 
 PLANTED_LAYER = 6

@@ -9,7 +9,7 @@ from lasa.conditioning.decision import Decision
 from lasa.errors import GuardError
 from lasa.guard.model import GuardedModel, Question
 from lasa.interpreter.heads import Reading
-from lasa.models.hidden_states import pool_tokens, token_range
+from lasa.models.positions import TokenRanges, token_range
 from lasa.models.rendering import Rendered
 
 
@@ -51,7 +51,7 @@ class PromptReadings:
         if self._seen == self._width:
             whole = torch.cat(self._states, dim=1) if len(self._states) > 1 else self._states[0]
             with torch.inference_mode():
-                self.readings = self.guard.interpreter.read(pool_tokens(whole, self._ranges))
+                self.readings = self.guard.interpreter.read(TokenRanges(self._ranges, whole.device).pool(whole))
             self._states = []
 
 

@@ -10,8 +10,9 @@ from lasa.interpreter.calibration import Calibration, calibrate
 from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter, hidden_width
 from lasa.interpreter.settings import CalibrationOptions, TrainingOptions
 from lasa.interpreter.training import LabelledStates, Trained, train_probe
-from lasa.models.hidden_states import Position, ReadPoint, read_hidden_states
+from lasa.models.hidden_states import read_hidden_states
 from lasa.models.layers import check_layer, hidden_size, num_parameters
+from lasa.models.positions import Position, ReadPoint
 from lasa.models.rendering import template_fingerprint
 from lasa.models.template import fixed_template
 

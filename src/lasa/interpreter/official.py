@@ -14,7 +14,7 @@ from torch import Tensor
 from lasa.errors import ArtifactError
 from lasa.files.artifacts import read_json
 from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
-from lasa.models.hidden_states import Position, ReadPoint
+from lasa.models.positions import Position, ReadPoint
 
 NAMES = {"mlp.0": "hidden", "mlp.1": "norm", "mlp.4": "out"}
 """The authors' layers that carry weights, and ours."""

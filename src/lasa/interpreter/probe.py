@@ -28,8 +28,8 @@ from lasa.files.artifacts import (
     write_text,
 )
 from lasa.interpreter.heads import AnswerHead, CategoryHead, Grade, Probability, Reading
-from lasa.models.hidden_states import ReadPoint
 from lasa.models.layers import check_layer, hidden_size
+from lasa.models.positions import ReadPoint
 from lasa.models.rendering import template_fingerprint
 
 PARAMETER_SHARE = 0.002

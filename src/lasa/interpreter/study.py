@@ -28,8 +28,9 @@ from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
 from lasa.interpreter.settings import InterpreterSettings
 from lasa.interpreter.tables import CALIBRATION, DEVELOPMENT, TRAIN, InterpreterTables, check_tables
 from lasa.interpreter.training import LabelledStates
-from lasa.models.hidden_states import Position, StoredStates, read_hidden_states, read_to_folder
+from lasa.models.hidden_states import StoredStates, read_hidden_states, read_to_folder
 from lasa.models.layers import check_layer, num_layers
+from lasa.models.positions import Position
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def read_answer_states(
     """
     check_layer(model, layer)
     before = [one.token_ids for one in render_all(tokenizer, prompts, model)]
-    written = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in answers]
+    written = tokenizer(list(answers), add_special_tokens=False)["input_ids"] if answers else []
     rows = [[*asked, *said] for asked, said in zip(before, written, strict=True)]
     longest = context_length(model)
     for prompt, said, whole in zip(prompts, written, rows, strict=True):
@@ -50,24 +50,37 @@ def read_answer_states(
             wrong = f"is too long for the model's context of {longest} tokens" if said else "is empty"
             raise DataError(f"The answer to prompt {prompt.query_id!r} ({prompt.language}) {wrong}. Leave it out.")
     found: dict[int, Tensor] = {}
-    queue, device = sorted(range(len(rows)), key=lambda row: -len(rows[row])), input_device(model)
+    queue = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
     model.eval()
     with progress("Reading answers", len(rows), "answers") as advance:
         while queue:
             width = len(rows[queue[0]])
             batch, queue = queue[: max(1, token_budget // width)], queue[max(1, token_budget // width) :]
-            ids = torch.zeros(len(batch), width, dtype=torch.long)
-            mask = torch.zeros_like(ids)
-            for place, row in enumerate(batch):
-                ids[place, : len(rows[row])] = torch.tensor(rows[row])
-                mask[place, : len(rows[row])] = 1
-
-            def keep(at: int, states: Tensor, batch: list[int] = batch) -> None:
-                for place, row in enumerate(batch):
-                    part = states[place, len(before[row]) : len(rows[row])]
-                    check_finite(at, part)
-                    found[row] = part.to("cpu", torch.float32, copy=True)  # not a view that keeps the whole batch
-
-            forward_to_layers(model, [layer], keep, input_ids=ids.to(device), attention_mask=mask.to(device))
+            lengths = [len(written[row]) for row in batch]
+            found.update(zip(batch, _read_batch(model, layer, [rows[row] for row in batch], lengths), strict=True))
             advance(len(batch))
     return [found[row] for row in range(len(rows))]
+
+
+def _read_batch(
+    model: nn.Module, layer: int, rows: Sequence[Sequence[int]], lengths: Sequence[int]
+) -> Sequence[Tensor]:
+    """The states of the last so many tokens of each row, longest row first; all leave the device in one piece."""
+    width, device = len(rows[0]), input_device(model)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)] = torch.tensor(row)
+        mask[place, : len(row)] = 1
+    ends, columns = mask.sum(1, keepdim=True), torch.arange(width)
+    said = (columns < ends) & (columns >= ends - torch.tensor(lengths)[:, None])
+    read: list[Tensor] = []
+    forward_to_layers(
+        model,
+        [layer],
+        lambda _, states: read.append(states[said.to(states.device)]),
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
+    )
+    check_finite(layer, read[0])
+    return torch.split(read[0].to("cpu", torch.float32), list(lengths))

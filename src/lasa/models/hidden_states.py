@@ -1,15 +1,15 @@
 """Read hidden states: chosen layers at a chosen token position, in one forward pass, streamed to disk if asked.
 
-This is the one reader: the layer search, the interpreter, alignment and (through `pool_tokens`) the guard use it.
+This is the one reader of the layer search, the interpreter and alignment; the guard reads its own prefill at the same
+positions (`lasa.models.positions`).
 Batches are padded on the right, so under causal attention no padding can ever influence a position that is read.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from safetensors import safe_open
@@ -29,59 +29,15 @@ from lasa.files.artifacts import (
 from lasa.models.checks import check_finite
 from lasa.models.layers import check_layer, context_length, forward_to_layers, hidden_size, input_device
 from lasa.models.memory import is_out_of_memory, release_memory
-from lasa.models.rendering import Rendered, check_tokenizer, render, template_fingerprint
+from lasa.models.positions import Position, TokenRanges, token_range
+from lasa.models.rendering import Rendered, check_tokenizer, render_each, template_fingerprint
 from lasa.progress import progress, say
 
-Position = Literal["last", "last_user", "mean_user"]
-"""Last token of the rendered prompt; last token of the last user message; mean over the last user message."""
-
 DEFAULT_TOKEN_BUDGET = 8192
+TOKENIZED = 256
+"""Prompts that are tokenized in one call: their texts are in memory together, with the place of each token."""
 SHARD_ROWS = 1024
 """Prompts whose states are held in memory at a time; lengths are sorted within as many."""
-
-
-@dataclass(frozen=True)
-class ReadPoint:
-    """Where a hidden state is read; it travels with every artefact made from such states.
-
-    Attributes:
-        layer: Layer index in 0..L (see `lasa.models.layers`).
-        position: Token position.
-        template: Fingerprint of the chat rendering.
-    """
-
-    layer: int
-    position: Position
-    template: str
-
-
-def token_range(rendered: Rendered, position: Position) -> tuple[int, int]:
-    """The tokens to average over for a position: `[start, end)` in the unpadded prompt."""
-    length = len(rendered.token_ids)
-    if position == "last":
-        return length - 1, length
-    start, end = rendered.user_span
-    return (end - 1, end) if position == "last_user" else (start, end)
-
-
-def pool_tokens(states: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
-    """Mean hidden state over one token range per row.
-
-    Args:
-        states: `[batch, time, H]`.
-        ranges: `[start, end)` per row, in positions of `states` (padding counted).
-
-    Returns:
-        `[batch, H]`; for ranges of one token exactly that token's state.
-    """
-    starts = torch.tensor([start for start, _ in ranges], device=states.device)
-    if all(end - start == 1 for start, end in ranges):
-        return states[torch.arange(len(ranges), device=states.device), starts]
-    ends = torch.tensor([end for _, end in ranges], device=states.device)
-    times = torch.arange(states.shape[1], device=states.device)
-    inside = (times >= starts[:, None]) & (times < ends[:, None])
-    total = torch.einsum("bt,bth->bh", inside.float(), states.float())
-    return (total / (ends - starts)[:, None]).to(states.dtype)
 
 
 def read_hidden_states(
@@ -244,15 +200,16 @@ def render_all(tokenizer: Any, prompts: Sequence[Prompt], model: nn.Module) -> l
     """
     check_tokenizer(tokenizer)
     longest = context_length(model)
-    rendered = []
-    for prompt in prompts:
-        one = render(tokenizer, prompt.messages)
-        if longest and len(one.token_ids) > longest:
-            raise DataError(
-                f"Prompt {prompt.query_id!r} ({prompt.language}) has {len(one.token_ids)} tokens, more than the "
-                f"model's {longest}. Shorten or remove it."
-            )
-        rendered.append(one)
+    rendered: list[Rendered] = []
+    for start in range(0, len(prompts), TOKENIZED):
+        some = prompts[start : start + TOKENIZED]
+        for prompt, one in zip(some, render_each(tokenizer, [p.messages for p in some]), strict=True):
+            if longest and len(one.token_ids) > longest:
+                raise DataError(
+                    f"Prompt {prompt.query_id!r} ({prompt.language}) has {len(one.token_ids)} tokens, more than the "
+                    f"model's {longest}. Shorten or remove it."
+                )
+            rendered.append(one)
     return rendered
 
 
@@ -303,15 +260,19 @@ def _read_one_batch(
     for row, one in enumerate(rendered):
         ids[row, : len(one.token_ids)] = torch.tensor(one.token_ids)
         mask[row, : len(one.token_ids)] = 1
-    ranges = [[token_range(one, position) for one in rendered] for position in positions]
+    ranges = [TokenRanges([token_range(one, position) for one in rendered], device) for position in positions]
     found: dict[int, Tensor] = {}
 
     def keep(layer: int, states: Tensor) -> None:
-        found[layer] = torch.stack([pool_tokens(states, one) for one in ranges], dim=1).to(device)
-        check_finite(layer, found[layer])
+        found[layer] = torch.stack([one.pool(states) for one in ranges], dim=1).to(device)
 
     forward_to_layers(model, layers, keep, input_ids=ids.to(device), attention_mask=mask.to(device))
-    return torch.stack([found[layer] for layer in layers], dim=2).cpu()
+    values = torch.stack([found[layer] for layer in layers], dim=2)
+    finite = torch.isfinite(values).all(3).all(1).all(0).tolist()  # once for all layers: a GPU waits for the answer
+    for place, layer in enumerate(layers):
+        if not finite[place]:
+            check_finite(layer, values[:, :, place])
+    return values.cpu()
 
 
 def _prompts_fingerprint(prompts: Sequence[Prompt]) -> str:

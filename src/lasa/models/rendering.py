@@ -72,11 +72,28 @@ def render(tokenizer: Any, messages: Sequence[Message]) -> Rendered:
     Raises:
         DataError: The chat template refuses the conversation (roles out of order, say).
     """
-    text = render_text(tokenizer, messages)
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    token_ids = drop_second_bos(tokenizer, encoded["input_ids"])
-    offsets = encoded["offset_mapping"][len(encoded["input_ids"]) - len(token_ids) :]
-    return Rendered(token_ids, _user_span(tokenizer, text, offsets, messages))
+    (one,) = render_each(tokenizer, [messages])
+    return one
+
+
+def render_each(tokenizer: Any, conversations: Sequence[Sequence[Message]]) -> list[Rendered]:
+    """Render conversations as `render` does, tokenized in one call, which uses all cores.
+
+    Raises:
+        DataError: The chat template refuses one of them.
+    """
+    texts = [render_text(tokenizer, messages) for messages in conversations]
+    if not texts:
+        return []
+    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    rendered = []
+    for messages, text, found, places in zip(
+        conversations, texts, encoded["input_ids"], encoded["offset_mapping"], strict=True
+    ):
+        token_ids = drop_second_bos(tokenizer, found)
+        offsets = places[len(found) - len(token_ids) :]
+        rendered.append(Rendered(token_ids, _user_span(tokenizer, text, offsets, messages)))
+    return rendered
 
 
 def render_text(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:

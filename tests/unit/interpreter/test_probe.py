@@ -17,7 +17,7 @@ from lasa.interpreter.probe import (
     load_interpreter,
     thresholds_for,
 )
-from lasa.models.hidden_states import ReadPoint
+from lasa.models.positions import ReadPoint
 from lasa.models.rendering import template_fingerprint
 
 

@@ -17,6 +17,7 @@ from lasa.models.generation import GenerationSettings
 from lasa.models.hidden_states import StoredStates, read_hidden_states, read_to_folder
 from lasa.models.loading import load_model
 from lasa.models.rendering import render
+from meter import Operations
 
 
 def test_states_equal_output_hidden_states_of_each_prompt_alone(any_model, tokenizer, prompts):
@@ -26,6 +27,30 @@ def test_states_equal_output_hidden_states_of_each_prompt_alone(any_model, token
         expected = any_model(ids, output_hidden_states=True).hidden_states
         for layer in range(4):
             torch.testing.assert_close(states[row, layer], expected[layer][0, -1], atol=1e-4, rtol=1e-4)
+
+
+def test_prompts_are_tokenized_many_at_a_time(llama, tokenizer, prompts, monkeypatch):
+    whole, sizes, expected = hidden_states.render_each, [], read_hidden_states(llama, tokenizer, prompts, [2])
+
+    def counted(tokenizer, conversations):
+        sizes.append(len(conversations))
+        return whole(tokenizer, conversations)
+
+    monkeypatch.setattr(hidden_states, "TOKENIZED", 4)
+    monkeypatch.setattr(hidden_states, "render_each", counted)
+    assert torch.equal(read_hidden_states(llama, tokenizer, prompts, [2]), expected)
+    assert max(sizes) == 4 and sum(sizes) == len(prompts) and len(sizes) == -(-len(prompts) // 4)
+
+
+@pytest.mark.parametrize("position", ["last", "mean_user"])
+def test_further_layers_neither_wait_for_the_device_nor_send_it_anything(position, tokenizer, prompts):
+    model, counts = build_model("llama", tokenizer), []
+    for layers in ([4], [0, 1, 2, 3, 4]):
+        with Operations() as operations:
+            read_hidden_states(model, tokenizer, prompts, layers, position)
+        waits = ("aten.is_nonzero", "aten._local_scalar_dense", "aten.item", "aten.lift_fresh")
+        counts.append([operations.calls[name] for name in waits])
+    assert counts[0] == counts[1] and counts[0][-1] > 0
 
 
 LINEAR = {

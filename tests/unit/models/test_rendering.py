@@ -4,13 +4,19 @@ import pytest
 from tokenizers import AddedToken, processors
 
 from lasa.errors import DataError, ModelError
-from lasa.models.rendering import check_tokenizer, defuse, render, render_text, turn_end_ids
+from lasa.models.rendering import check_tokenizer, defuse, render, render_each, render_text, turn_end_ids
 
 HELLO = ({"role": "user", "content": "hello there"},)
 
 
 def test_there_is_exactly_one_bos(tokenizer):
     assert render(tokenizer, HELLO).token_ids.count(tokenizer.bos_token_id) == 1
+
+
+def test_conversations_that_are_tokenized_together_are_those_of_each_alone(tokenizer):
+    several = [HELLO, ({"role": "user", "content": "<s> ਸਤਿ 🎈"}, {"role": "assistant", "content": "a"}, *HELLO), HELLO]
+    assert render_each(tokenizer, several) == [render(tokenizer, messages) for messages in several]
+    assert render_each(tokenizer, []) == []
 
 
 def test_user_span_covers_the_last_user_message(tokenizer):
