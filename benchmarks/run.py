@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 from harness import GPU, SMOKE, Ratio, Scale, machine
