@@ -14,8 +14,9 @@ from lasa.evaluation.answering import LocalModel
 from lasa.evaluation.judge_settings import judge_from_text, make_judges
 from lasa.evaluation.panel import Panel
 from lasa.evaluation.run import generate_samples, plan_batches
-from lasa.models.generation import GenerationSettings, left_pad, terminators
+from lasa.models.generation import GenerationSettings, terminators
 from lasa.models.loading import load_model
+from lasa.models.padding import left_pad
 from lasa.models.rendering import render
 
 NEW_TOKENS, ROWS, TOKENS = 64, 250, 65_536

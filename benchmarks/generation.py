@@ -15,7 +15,8 @@ from random_model import make_model, make_prompts, make_tokenizer
 from lasa.files.artifacts import model_fingerprint
 from lasa.guard.guard import Guard
 from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
-from lasa.models.generation import GenerationSettings, left_pad
+from lasa.models.generation import GenerationSettings
+from lasa.models.padding import left_pad
 from lasa.models.positions import ReadPoint
 from lasa.models.rendering import render, template_fingerprint
 

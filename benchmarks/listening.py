@@ -13,7 +13,8 @@ from lasa.files.artifacts import model_fingerprint
 from lasa.guard.guard import Guard
 from lasa.interpreter.heads import AnswerHead, CategoryHead
 from lasa.interpreter.probe import InterpreterConfig, SafetySemanticInterpreter
-from lasa.models.generation import GenerationSettings, left_pad, terminators
+from lasa.models.generation import GenerationSettings, terminators
+from lasa.models.padding import left_pad
 from lasa.models.positions import ReadPoint
 from lasa.models.rendering import render, template_fingerprint
 

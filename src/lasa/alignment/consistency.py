@@ -15,6 +15,7 @@ from torch import Tensor
 from lasa.data.prompts import Prompt
 from lasa.errors import RecipeError
 from lasa.models.layers import forward_to_layers, input_device
+from lasa.models.padding import right_pad
 from lasa.models.rendering import render
 
 TEMPERATURE = 1.0
@@ -48,9 +49,7 @@ class Consistency:
         first = batch * self.per_step
         chosen = [self.queries[(first + offset) % len(self.queries)] for offset in range(self.per_step)]
         flat = [ids for query in chosen for ids in query]
-        width = max(map(len, flat))
-        ids = torch.tensor([row + [pad] * (width - len(row)) for row in flat])
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in flat])
+        ids, mask = right_pad(flat, pad)
         device = input_device(model)
         read: list[Tensor] = []
         forward_to_layers(

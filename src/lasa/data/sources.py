@@ -86,15 +86,15 @@ def load_each(sources: Sequence[str]) -> list[Prompt]:
     Raises:
         DataError: As `load_prompts`.
     """
-    tables = {source: load_prompts(source) for source in sources}
-    for (one, left), (other, right) in combinations(tables.items(), 2):
+    tables = [(source, load_prompts(source)) for source in sources]
+    for (one, left), (other, right) in combinations(tables, 2):
         shared = {prompt.query_id for prompt in left} & {prompt.query_id for prompt in right}
         if shared and not {prompt.language for prompt in left} & {prompt.language for prompt in right}:
             say(
                 f"{one} and {other} share {len(shared):,} query ids and no language. If they are translations of each "
                 f"other, write them as one source, '{one}{JOINED}{other}': they count as different questions now."
             )
-    return [prompt for prompts in tables.values() for prompt in prompts]
+    return [prompt for _, prompts in tables for prompt in prompts]
 
 
 def _load_one(source: str) -> list[Prompt]:

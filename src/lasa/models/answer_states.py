@@ -11,6 +11,7 @@ from lasa.errors import DataError
 from lasa.models.checks import check_finite
 from lasa.models.hidden_states import DEFAULT_TOKEN_BUDGET, render_all
 from lasa.models.layers import check_layer, context_length, forward_to_layers, input_device
+from lasa.models.padding import right_pad
 from lasa.progress import progress
 
 
@@ -65,14 +66,9 @@ def read_answer_states(
 def _read_batch(
     model: nn.Module, layer: int, rows: Sequence[Sequence[int]], lengths: Sequence[int]
 ) -> Sequence[Tensor]:
-    """The states of the last so many tokens of each row, longest row first; all leave the device in one piece."""
-    width, device = len(rows[0]), input_device(model)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for place, row in enumerate(rows):
-        ids[place, : len(row)] = torch.tensor(row)
-        mask[place, : len(row)] = 1
-    ends, columns = mask.sum(1, keepdim=True), torch.arange(width)
+    """The states of the last so many tokens of each row; all leave the device in one piece."""
+    (ids, mask), device = right_pad(rows), input_device(model)
+    ends, columns = mask.sum(1, keepdim=True), torch.arange(ids.shape[1])
     said = (columns < ends) & (columns >= ends - torch.tensor(lengths)[:, None])
     read: list[Tensor] = []
     forward_to_layers(

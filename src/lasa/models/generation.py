@@ -18,6 +18,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from lasa.models.detokenization import GrowingText, cut_at_stop
 from lasa.models.layers import input_device
+from lasa.models.padding import left_pad
 from lasa.models.rendering import turn_end_ids
 
 FinishReason = Literal["stop", "length", "content_filter"]
@@ -224,14 +225,6 @@ def terminators(model: nn.Module, tokenizer: Any) -> list[int]:
     specials = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     ids += [token for token in turn_end_ids(tokenizer) if token in specials]
     return list(dict.fromkeys(ids))
-
-
-def left_pad(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Prompts padded on the left, and the attention mask: `[rows, width]` each."""
-    width = max(map(len, prompts))
-    ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts])
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-    return ids, mask
 
 
 def _generation_config(

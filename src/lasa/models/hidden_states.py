@@ -29,6 +29,7 @@ from lasa.files.artifacts import (
 from lasa.models.checks import check_finite
 from lasa.models.layers import check_layer, context_length, forward_to_layers, hidden_size, input_device
 from lasa.models.memory import is_out_of_memory, release_memory
+from lasa.models.padding import right_pad
 from lasa.models.positions import Position, TokenRanges, token_range
 from lasa.models.rendering import Rendered, check_tokenizer, render_each, template_fingerprint
 from lasa.progress import progress, say
@@ -253,13 +254,8 @@ def _read_batches(
 def _read_one_batch(
     model: nn.Module, rendered: Sequence[Rendered], layers: Sequence[int], positions: Sequence[Position]
 ) -> Tensor:
-    width = max(len(one.token_ids) for one in rendered)
     device = input_device(model)
-    ids = torch.zeros(len(rendered), width, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, one in enumerate(rendered):
-        ids[row, : len(one.token_ids)] = torch.tensor(one.token_ids)
-        mask[row, : len(one.token_ids)] = 1
+    ids, mask = right_pad([one.token_ids for one in rendered])
     ranges = [TokenRanges([token_range(one, position) for one in rendered], device) for position in positions]
     found: dict[int, Tensor] = {}
 

@@ -15,6 +15,7 @@ from lasa.data.prompts import Prompt
 from lasa.languages import sort_languages
 from lasa.models.layers import input_device
 from lasa.models.memory import in_halves
+from lasa.models.padding import right_pad
 from lasa.models.rendering import render
 
 BATCH_TOKENS = 8192
@@ -57,9 +58,7 @@ def token_losses(model: Any, rows: Sequence[Sequence[int]]) -> list[list[float]]
 
 @torch.inference_mode()
 def _batch_losses(model: Any, rows: Sequence[Sequence[int]]) -> list[list[float]]:
-    width, device = max(map(len, rows)), input_device(model)
-    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+    ids, mask = (part.to(input_device(model)) for part in right_pad(rows))
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
     columns = max(1, FLOAT_TOKENS // len(rows))
     parts = torch.split(logits, columns, 1), torch.split(ids[:, 1:].to(logits.device), columns, 1)

@@ -22,8 +22,8 @@ from lasa.guard.reading import BatchReading, PromptReadings
 from lasa.guard.row import GuardedRow
 from lasa.interpreter.heads import Reading
 from lasa.models.activated import acting_in_rows
-from lasa.models.generation import left_pad
 from lasa.models.layers import forward_to_layers, has_recurrent_state, input_device, observe_layers
+from lasa.models.padding import left_pad
 from lasa.models.rendering import Rendered, render
 from lasa.serving.cache import RowsCache, rows_of
 from lasa.serving.sampling import Alternatives, alternatives, next_tokens

@@ -167,8 +167,8 @@ def test_a_state_does_not_depend_on_batch_size_or_neighbours(any_model, tokenize
 
 def test_left_padded_prefill_has_the_same_last_state(any_model, tokenizer, prompts):
     """What the guard sees (left padding, as generation needs it) is what training read (right padding)."""
-    from lasa.models.generation import left_pad
     from lasa.models.layers import observe_layers
+    from lasa.models.padding import left_pad
 
     ids, mask = left_pad([render(tokenizer, p.messages).token_ids for p in prompts], tokenizer.pad_token_id)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
