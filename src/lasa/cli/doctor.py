@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lasa.cli.options import with_model, with_settings
+from lasa.cli.options import SystemChoice, with_model, with_settings
 from lasa.interpreter.settings import CalibrationOptions
 from lasa.models.settings import ModelSettings
 
@@ -14,24 +14,39 @@ if TYPE_CHECKING:
 
 
 @with_model
+@with_settings(SystemChoice, "choice")
 @with_settings(CalibrationOptions, "calibration", without=("per_language",))
 def doctor(
     model: ModelSettings,
+    choice: SystemChoice,
     calibration: CalibrationOptions,
-    interpreter: Path | None = typer.Option(None, help="Interpreter folder to check against the model."),
+    samples: Path | None = typer.Option(
+        None,
+        help="A guarded system's samples: does it decide here as it did there? Those of --run by default. Exit code 1 "
+        "where more decisions change than --drift-bound.",
+    ),
     base: str | None = typer.Option(None, help="The base model, where --model was aligned on top of it."),
     prompts: str | None = typer.Option(None, help="Probe prompts on which to measure the interpreter's drift."),
-    drift_bound: float = typer.Option(0.02, min=0.0, max=1.0, help="Warn when more of the decisions change."),
+    drift_bound: float | None = typer.Option(
+        None,
+        min=0.0,
+        max=1.0,
+        help="Warn when more of the decisions change; 0.02 from base to model, 0.01 for samples.",
+    ),
     refit: Path | None = typer.Option(
         None, help="Fit temperature and thresholds again on --model and the probe prompts; save the interpreter here."
     ),
 ) -> None:
-    """Check that a model can be loaded, rendered, read and guarded, and how far alignment moved its interpreter."""
+    """Check that a model can be loaded, rendered, read and guarded, and that its interpreter decides as it did."""
     from functools import partial
 
     from rich.console import Console
 
     from lasa.errors import RecipeError
+    from lasa.evaluation.again import SAME_BOUND, decide_again
+    from lasa.evaluation.samples import read_samples
+    from lasa.files.artifacts import model_fingerprint
+    from lasa.interpreter.drift import DRIFT_BOUND
     from lasa.interpreter.probe import load_interpreter
     from lasa.models.checks import check_readable
     from lasa.models.layers import hidden_size, num_layers, num_parameters
@@ -39,13 +54,17 @@ def doctor(
     from lasa.models.rendering import plain_markers, render, turn_end_ids
     from lasa.quiet import quiet_libraries
 
-    if (base is None) != (prompts is None) or (base is not None and interpreter is None):
+    if (base is None) != (prompts is None) or (base is not None and choice.interpreter is None):
         raise RecipeError("Drift needs --interpreter, --base and --prompts together.")
     if refit is not None and base is None:
         raise RecipeError("--refit needs --interpreter, --base and --prompts.")
     quiet_libraries()
     console = Console(soft_wrap=True, highlight=False)
-    network, tokenizer = load_model(model)
+    system = choice.find(model)
+    if samples is None and choice.run and system.guarded:
+        samples = choice.run / "samples" / f"{system.name}.jsonl"
+    probe = load_interpreter(system.interpreter) if system.interpreter else None
+    network, tokenizer = load_model(system.model.rendering_like(probe.config.chat_template if probe else ""))
     console.print(f"model        {type(network).__name__}, {num_parameters(network):,} parameters")
     console.print(f"layers       0 to {num_layers(network)}, {hidden_size(network)} wide")
     check_readable(network, tokenizer)
@@ -63,14 +82,24 @@ def doctor(
         warn(f"             The template marks turns in plain text: {', '.join(plain_markers(tokenizer))}.")
         warn("             lasa breaks these in what users write; other servers may not.")
     console.print(f"turn end     {tokenizer.convert_ids_to_tokens(turn_end_ids(tokenizer))}", markup=False)
-    if interpreter is None:
+    if probe is None:
         return
-    probe = load_interpreter(interpreter)
-    probe.check_fits(network, tokenizer, fingerprint=base is None)
+    checked = base is None and samples is None and not system.aligned
+    probe.check_fits(network, tokenizer, fingerprint=checked)
     console.print("interpreter  fits this model")
     if base is not None and prompts is not None:
         options = calibration.model_copy(update={"per_language": bool(probe.config.language_thresholds)})
-        _drift(console, probe, base, (network, tokenizer), prompts, drift_bound, refit, options)
+        bound = DRIFT_BOUND if drift_bound is None else drift_bound
+        _drift(console, probe, base, (network, tokenizer), prompts, bound, refit, options)
+    if samples is not None:
+        bound = SAME_BOUND if drift_bound is None else drift_bound
+        if not system.aligned and model_fingerprint(network) != probe.config.base_fingerprint:
+            warn("             Its weights are others than the interpreter's base has, or in another precision.")
+        guard = system.guard_over(network, tokenizer, probe, force=True)  # measured, never served
+        again = decide_again(guard, read_samples(samples), bound)
+        console.print(f"decisions    {again.verdict}", style="yellow" if again.drift.exceeded else None)
+        if again.drift.exceeded:
+            raise typer.Exit(1)
 
 
 def _drift(

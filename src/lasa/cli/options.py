@@ -74,15 +74,35 @@ with_model = with_settings(ModelSettings, "model", called={"path": "model"}, def
 class SystemChoice(Settings):
     """A system of a run, or an interpreter for the command's model."""
 
-    run: Path | None = Field(None, description="Run folder; its system and interpreter are used instead of --model")
+    run: Path | None = Field(None, description="Run folder, whose model and interpreter are used")
     system: str | None = Field(None, description="System of that run; the last one by default")
     interpreter: Path | None = Field(None, description="Interpreter folder: guard --model with it")
 
     def find(self, model: ModelSettings, device: str = "auto") -> "System":
-        """The system that is meant; see `find_system`."""
+        """The system that is meant; see `find_system`.
+
+        Args:
+            model: The command's model; beside a run, how the run's is loaded.
+            device: Where this process computes, if not where `model` says.
+
+        Raises:
+            RecipeError: Beside a run, another model or interpreter is named, or another way to render.
+        """
         from lasa.run.systems import find_system
 
-        return find_system(run=self.run, system=self.system, model=model, interpreter=self.interpreter, device=device)
+        if self.run is not None:
+            default = ModelSettings(path="embedded", **model.loading)
+            others = [name for name, value in model if value != getattr(default, name)]
+            named = ["--model" if name == "path" else f"--{name.replace('_', '-')}" for name in others]
+            named += ["--interpreter"] if self.interpreter is not None else []
+            if named:
+                raise RecipeError(
+                    f"{named[0]} cannot be given beside --run: {self.run} says which model, interpreter and template "
+                    "belong together. Leave out one of the two."
+                )
+        if device != "auto":
+            model = model.model_copy(update={"device": device})
+        return find_system(run=self.run, system=self.system, model=model, interpreter=self.interpreter)
 
 
 def _option(name: str, field: FieldInfo, default: Any) -> Any:

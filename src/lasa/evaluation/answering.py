@@ -115,8 +115,8 @@ class LocalModel:
         """
         if self.guard is None:
             raise GuardError("Only a guarded system has an interpreter to search against. Give --interpreter DIR.")
-        asked = [prompt.messages for prompt in prompts]
-        return [one.score for one in self.guard.decide(asked, [prompt.language or None for prompt in prompts])]
+        asked, languages = [prompt.messages for prompt in prompts], [prompt.language or None for prompt in prompts]
+        return [one.score for one in self.guard.decide(asked, languages, [_prefill(prompt) for prompt in prompts])]
 
     def _guarded(self, asked: Sequence[_Asked]) -> list[Answer]:
         assert self.guard is not None

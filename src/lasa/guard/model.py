@@ -101,13 +101,23 @@ class GuardedModel:
         return self.interpreter.config.read_point.layer
 
     def decide(
-        self, conversations: Sequence[Sequence[Message]], languages: Sequence[str | None] | None = None
+        self,
+        conversations: Sequence[Sequence[Message]],
+        languages: Sequence[str | None] | None = None,
+        prefills: Sequence[str] | None = None,
     ) -> list[Decision]:
-        """The decisions alone, without an answer (detector use)."""
-        languages = languages or [None] * len(conversations)
-        questions = [self.question(*one) for one in zip(conversations, languages, strict=True)]
+        """The decisions alone, without an answer (detector use).
+
+        Args:
+            conversations: What was said.
+            languages: Of the users, where known.
+            prefills: What the caller has the answers begin with, if anything.
+        """
+        languages, prefills = languages or [None] * len(conversations), prefills or [""] * len(conversations)
+        questions = [self.question(*one) for one in zip(conversations, languages, prefills, strict=True)]
         readings = self._read([q.messages for q in questions])
-        return [self.decision(q, reading) for q, reading in zip(questions, readings, strict=True)]
+        both = zip(questions, readings, self.read_prefills(questions), strict=True)
+        return [self.decision(question, reading, of_prefill) for question, reading, of_prefill in both]
 
     def score_turns(self, messages: Sequence[Message], language: str | None = None) -> list[TurnDecision]:
         """The decision at every point of a conversation at which the assistant was to speak, the last one included.

@@ -8,7 +8,7 @@ from lasa.conditioning.condition import DEFAULT_CONDITION
 from lasa.conditioning.decision import Action, Policy
 from lasa.errors import ArtifactError, GuardError
 from lasa.guard.guard import Guard
-from lasa.interpreter.probe import load_interpreter
+from lasa.interpreter.probe import SafetySemanticInterpreter, load_interpreter
 from lasa.models.loading import load_model
 from lasa.models.settings import ModelSettings
 
@@ -59,13 +59,24 @@ class System:
             GuardError: There is no interpreter; nothing is served without a guard.
             ArtifactError: The interpreter belongs to another model.
         """
-        interpreter = self.interpreter_folder
-        probe = load_interpreter(interpreter)
+        probe = load_interpreter(self.interpreter_folder)
         network, tokenizer = load_model(self.model.rendering_like(probe.config.chat_template))
+        return self.guard_over(network, tokenizer, probe, policy, force=force)
+
+    def guard_over(
+        self,
+        network: Any,
+        tokenizer: Any,
+        probe: SafetySemanticInterpreter,
+        policy: Policy | None = None,
+        *,
+        force: bool = False,
+    ) -> Guard:
+        """The guard over the system's model and interpreter, which are loaded already; see `guard`."""
         if self.base and self.base != probe.config.base_fingerprint and not force:
             raise ArtifactError(
                 f"{self.model.path} was aligned from another base model than the one that the interpreter in "
-                f"{interpreter} reads. Give the interpreter of its run, or force the pairing."
+                f"{self.interpreter} reads. Give the interpreter of its run, or force the pairing."
             )
         policy = policy or Policy(harmful=self.action, controversial=self.action)
         aligned = self.aligned or force

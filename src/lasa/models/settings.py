@@ -1,7 +1,7 @@
 """Which model, and how it is loaded."""
 
 from datetime import date
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -44,6 +44,14 @@ class ModelSettings(Settings):
             if not name.isidentifier():
                 raise ValueError(f"{name!r} cannot be the name of a template's variable")
         return value
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """What is asked for of how the weights are held and computed with, whichever model it is; defaults left out."""
+        how = ("dtype", "device", "attention", "four_bit", "trust_remote_code")
+        return {
+            name: getattr(self, name) for name in how if getattr(self, name) != type(self).model_fields[name].default
+        }
 
     def rendering_like(self, sealed: str) -> "ModelSettings":
         """These settings with the chat template that an interpreter was trained with, where none is asked for."""

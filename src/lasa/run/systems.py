@@ -1,6 +1,8 @@
 """Which system is meant: of a run, or a model with or without an interpreter. One place for where its parts lie."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lasa.conditioning.condition import DEFAULT_CONDITION
 from lasa.errors import RecipeError
@@ -19,17 +21,16 @@ def find_system(
     model: ModelSettings | None = None,
     interpreter: Path | None = None,
     condition: str = DEFAULT_CONDITION,
-    device: str = "auto",
 ) -> System:
     """A run's system, or a model with or without an interpreter.
 
     Args:
         run: Run folder; its model, interpreter and condition are used.
         system: Name of the run's system; the last one by default.
-        model: The model, when there is no run; the embedded one by default.
+        model: The model, the embedded one by default; of a run's own model, how it is loaded (`ModelSettings.loading`),
+            where the recipe's device or precision is not meant.
         interpreter: Interpreter folder, when there is no run.
         condition: Conditional text, when neither a run nor the model folder says with which it was aligned.
-        device: Where to compute; the run's recipe or `model` says where it is `auto`.
 
     Raises:
         LasaError: There is no such run, system or model.
@@ -39,13 +40,13 @@ def find_system(
         name = system or list(recipe.systems)[-1]
         if name not in recipe.systems:
             raise RecipeError(f"{run} has no system {name!r}; it has: {', '.join(recipe.systems)}.")
-        return system_of_run(run, recipe, name, device=device)
+        return system_of_run(run, recipe, name, loading=model.loading if model else {})
     model = model or ModelSettings(path="embedded")
     card = model_folder(model.path, model.revision) / "lasa.json"
     made = read_json(card) if card.is_file() else {}
     return System(
         name=Path(model.path).name + ("-guarded" if interpreter else ""),
-        model=_on(model, device),
+        model=model,
         interpreter=interpreter,
         guarded=interpreter is not None,
         condition=made.get("condition", condition),
@@ -54,7 +55,9 @@ def find_system(
     )
 
 
-def system_of_run(run: Path, recipe: Recipe, name: str, *, folder: Path | None = None, device: str = "auto") -> System:
+def system_of_run(
+    run: Path, recipe: Recipe, name: str, *, folder: Path | None = None, loading: Mapping[str, Any] | None = None
+) -> System:
     """A system of a run; it is guarded by its own interpreter, if it was fitted again on it, else by the base's.
 
     Args:
@@ -62,24 +65,20 @@ def system_of_run(run: Path, recipe: Recipe, name: str, *, folder: Path | None =
         recipe: Its recipe.
         name: The system.
         folder: Where the trained model lies, if not in its place (a point of a sweep).
-        device: Where to compute; the recipe says where it is `auto`.
+        loading: How the model is loaded, where not as in the recipe.
     """
     settings = recipe.systems[name]
     trained = (folder or run / "systems" / name) if settings.method else None
     own = trained / "interpreter" if trained else run / "interpreter"
-    model = recipe.model
+    model = recipe.model.model_copy(update=dict(loading or {}))
     if trained:  # it has its tokenizer, and so its template, beside it
         model = model.model_copy(update={"path": str(trained), "revision": None, "chat_template": None})
     return System(
         name=name,
-        model=_on(model, device),
+        model=model,
         interpreter=own if own.is_dir() else run / "interpreter",
         guarded=settings.guarded,
         condition=recipe.alignment.condition or DEFAULT_CONDITION,
         action=settings.action,
         aligned=trained is not None,
     )
-
-
-def _on(model: ModelSettings, device: str) -> ModelSettings:
-    return model if device == "auto" else model.model_copy(update={"device": device})
