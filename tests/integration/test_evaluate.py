@@ -228,6 +228,13 @@ def test_an_argument_for_vllm_without_vllm_and_an_endpoint_with_it_are_refused(e
         evaluate("--engine", "vllm", "--endpoint", "http://127.0.0.1:9/v1")
 
 
+@pytest.mark.parametrize("option", [("--interpreter", "guard"), ("--system", "lasa"), ("--dtype", "float16")])
+def test_what_is_asked_of_a_local_system_is_refused_beside_an_endpoint(evaluate, option):
+    """An interpreter beside an endpoint guarded nothing, and nothing said so."""
+    with pytest.raises(RecipeError, match=f"{option[0]} has no effect on a model behind --endpoint"):
+        evaluate("--endpoint", "http://127.0.0.1:9/v1", "--model", "tiny", *option)
+
+
 def test_an_endpoint_that_is_down_loses_nothing(evaluate, folders, monkeypatch):
     monkeypatch.setattr("lasa.evaluation.endpoint.time.sleep", lambda _: None)
     with pytest.raises(DataError, match="call the same command again to go on"):

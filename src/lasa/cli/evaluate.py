@@ -90,6 +90,8 @@ def evaluate(
             "--engine vllm starts a vLLM of its own, in one process: leave out --endpoint and `accelerate launch`, and "
             "give --tensor-parallel-size after -- for several GPUs."
         )
+    if endpoint:
+        _check_not_local(choice, model)
     if processes.index == 0:
         show_progress()
     quiet_libraries()
@@ -155,6 +157,18 @@ def evaluate(
     for table in evaluation_tables(metrics):
         console.print(table)
     console.print(f"Written to {output}: metrics.json, samples/{called}.jsonl.", soft_wrap=True, highlight=False)
+
+
+def _check_not_local(choice: SystemChoice, model: ModelSettings) -> None:
+    """An endpoint answers as it is served; nothing that is asked of a local system may seem to hold of it."""
+    from lasa.errors import RecipeError
+
+    asked = {"interpreter": choice.interpreter, "system": choice.system, **model.loading}
+    for name in (name for name, value in asked.items() if value is not None):
+        raise RecipeError(
+            f"--{name.replace('_', '-')} has no effect on a model behind --endpoint, which answers as it is served "
+            "there (a guarded one by `lasa serve`). Leave out one of the two."
+        )
 
 
 def _sources(benchmarks: list[str], recipe: "Recipe | None") -> list[str]:
