@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from lasa.report import figures
 from lasa.report.run_folder import Run
 from lasa.report.sections import Illustration, Save, Section
-from lasa.report.tables import Content, Table
+from lasa.report.table import Content, Table
 from lasa.report.values import BETTER, RateAt, as_rate, rate_of
 
 

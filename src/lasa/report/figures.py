@@ -1,4 +1,4 @@
-"""The static figures of a report: layer curves, rates with intervals, outcome bars, and the interpreter's diagrams.
+"""The static figures of a report: layer curves, rates with intervals, outcome bars, comparisons.
 
 Each function draws the rows that are also written as the figure's CSV file; those that return a figure are called
 inside `svg.drawing()`.
@@ -10,26 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from lasa.files.artifacts import atomic_path
+from lasa.report.axes import WIDTH, Row, as_number, dots, legend_above, legend_below, numbers, percent_axis, short_names
 from lasa.report.layer_tables import layer_rows
 from lasa.report.svg import BLUE, GREEN, GREY, INK, MUTED, PURPLE, VERMILION, YELLOW, drawing, save_figure
 from lasa.report.values import OUTCOMES, RateAt, place_name
 
-WIDTH = 4.4
-"""Width of a figure in inches: readable on a phone with little scrolling."""
-
-Row = Mapping[str, Any]
-
-_PLACE_STYLE = {
-    "seen": (BLUE, "o", "seen languages"), "unseen": (VERMILION, "D", "unseen languages"),
-    "unchanged": (BLUE, "o", "as written"), "all": (VERMILION, "D", "changed"),
-}  # fmt: skip
 _OUTCOME_COLORS = {
     "refused": BLUE, "complied": VERMILION, "irrelevant": YELLOW, "wrong_language": PURPLE, "empty": MUTED,
     "unscored": GREY,
@@ -57,7 +48,7 @@ def layer_curves(rows: Sequence[Row], chosen: int | None, layer_interval: Sequen
         ("language", "by language (S_lang)", VERMILION, "s", "--"),
         ("difference", "difference", INK, "D", "-"),
     ):
-        middle, low, high = (_numbers(rows, name + end) for end in ("", "_low", "_high"))
+        middle, low, high = (numbers(rows, name + end) for end in ("", "_low", "_high"))
         axes.plot(layers, middle, color=color, marker=marker, linestyle=line, label=label)
         axes.fill_between(layers, low, high, color=color, alpha=0.16, linewidth=0)
     if chosen is not None:
@@ -69,7 +60,7 @@ def layer_curves(rows: Sequence[Row], chosen: int | None, layer_interval: Sequen
     axes.set(xlabel="layer (0 = embeddings)", ylabel="silhouette")
     axes.set_xlim(min(layers) - 0.5, max(layers) + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend_above(axes, columns=3)
+    legend_above(axes, columns=3)
     return figure
 
 
@@ -92,7 +83,7 @@ def asr_heatmap(cells: Sequence[RateAt], places: Sequence[str], seen: frozenset[
     """Attack success by language (rows) and system (columns), the seen languages above the unseen."""
     systems = list(dict.fromkeys(cell.system for cell in cells))
     values = {(cell.place, cell.system): cell.rate.value for cell in cells}
-    grid = np.array([[_nan(values.get((place, system))) for system in systems] for place in places])
+    grid = np.array([[as_number(values.get((place, system))) for system in systems] for place in places])
     figure = Figure(figsize=(max(3.2, 1.4 + 0.85 * len(systems)), 0.9 + 0.3 * len(places)))
     axes = figure.subplots()
     ramp = LinearSegmentedColormap.from_list("heat", ["#f4f4f2", "#e8a27c", "#7f2704"])
@@ -106,7 +97,7 @@ def asr_heatmap(cells: Sequence[RateAt], places: Sequence[str], seen: frozenset[
     axes.grid(False)
     names = [place_name(place) + ("" if seen is None or place not in seen else " (seen)") for place in places]
     axes.set_yticks(range(len(places)), names)
-    axes.set_xticks(range(len(systems)), _labels(systems), rotation=30, ha="left")
+    axes.set_xticks(range(len(systems)), short_names(systems), rotation=30, ha="left")
     axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False)
     axes.set_xlabel("attack success, % of scored harmful prompts; lower is better")
     return figure
@@ -124,45 +115,8 @@ def rates_by_system(cells: Sequence[RateAt], titles: Mapping[str, str]) -> Figur
     for axes, (metric, title) in zip(figure.subplots(len(titles), squeeze=False).flat, titles.items(), strict=True):
         own = [cell for cell in cells if cell.metric == metric]
         axes.set_title(title)
-        _dots(axes, own, systems)
-    _legend_below(figure)
-    return figure
-
-
-def probe_accuracy(cells: Sequence[RateAt]) -> Figure:
-    """Balanced accuracy of several probes, or of one on several kinds of prompts."""
-    probes = list(dict.fromkeys(cell.system for cell in cells))
-    figure = Figure(figsize=(WIDTH, 0.9 + 0.35 * len(probes)), layout="constrained")
-    axes = figure.subplots()
-    axes.set_title("Balanced accuracy (chance: 50 %)")
-    axes.axvline(0.5, color=MUTED, linestyle=":", linewidth=1.2)
-    _dots(axes, cells, probes)
-    _legend_below(figure)
-    return figure
-
-
-def probe_by_layer(rows: Sequence[Row], used: int | None) -> Figure:
-    """Balanced accuracy of the same interpreter over the layers, on seen and on unseen languages.
-
-    Args:
-        rows: One per layer: `layer`, and `seen` and `unseen`, each with `_low` and `_high`.
-        used: The layer in use, or None.
-    """
-    figure = Figure(figsize=(WIDTH, 2.9))
-    axes = figure.subplots()
-    axes.axhline(0.5, color=MUTED, linestyle=":", linewidth=1.2)
-    layers = [row["layer"] for row in rows]
-    for place in ("seen", "unseen"):
-        color, marker, label = _PLACE_STYLE[place]
-        middle, low, high = (_numbers(rows, place + end) for end in ("", "_low", "_high"))
-        axes.plot(layers, middle, color=color, marker=marker, label=label)
-        axes.fill_between(layers, low, high, color=color, alpha=0.16, linewidth=0)
-    if used is not None:
-        axes.axvline(used, color=GREEN, linewidth=2)
-    axes.set(xlabel="layer (0 = embeddings)", ylabel="balanced accuracy")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol="\N{NO-BREAK SPACE}%"))
-    _legend_above(axes, columns=2)
+        dots(axes, own, systems)
+    legend_below(figure)
     return figure
 
 
@@ -186,8 +140,8 @@ def trade_off(rows: Sequence[Row]) -> Figure:
     axes.set_ylabel("attack success")
     axes.set_ylim(-0.03, 1.03)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol="\N{NO-BREAK SPACE}%"))
-    _percent_axis(axes)
-    _legend_below(figure, columns=2)
+    percent_axis(axes)
+    legend_below(figure, columns=2)
     return figure
 
 
@@ -216,52 +170,13 @@ def outcome_bars(rows: Sequence[Row], panel: str, bar: str, columns: int = 1) ->
                 range(len(bars)), share, left=left, height=0.72, color=_OUTCOME_COLORS[outcome],
                 label=outcome.replace("_", " "), hatch="////" if outcome == "unscored" else None, linewidth=0,
             )  # fmt: skip
-        axes.set_title(*_labels([place_name(name)]))
+        axes.set_title(*short_names([place_name(name)]))
         axes.grid(False)
-        _percent_axis(axes, ticks=5 if columns == 1 else 3)
-    grid[0, 0].set_yticks(range(len(bars)), _labels([place_name(key) for key in bars]))
+        percent_axis(axes, ticks=5 if columns == 1 else 3)
+    grid[0, 0].set_yticks(range(len(bars)), short_names([place_name(key) for key in bars]))
     grid[0, 0].invert_yaxis()
     handles, labels = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, handlelength=1, columnspacing=1.2)
-    return figure
-
-
-def reliability_diagram(rows: Sequence[Row]) -> Figure:
-    """Share of harmful prompts against the interpreter's probability; on the diagonal it means what it says."""
-    figure = Figure(figsize=(3.4, 3.1))
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color=MUTED, linestyle=":", linewidth=1.2)
-    confidence, accuracy = _numbers(rows, "confidence"), _numbers(rows, "accuracy")
-    sizes = 18 + 160 * np.sqrt(_numbers(rows, "n") / max(1, max(row["n"] for row in rows)))
-    axes.plot(confidence, accuracy, color=BLUE, linewidth=1.2)
-    axes.scatter(confidence, accuracy, s=sizes, color=BLUE, alpha=0.8, linewidth=0)
-    axes.set(xlabel="probability given by the interpreter", ylabel="share that is harmful", xlim=(-0.04, 1.04))
-    axes.set_ylim(-0.04, 1.04)
-    _percent_axis(axes)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol="\N{NO-BREAK SPACE}%"))
-    return figure
-
-
-def score_histogram(rows: Sequence[Row], threshold: float | None) -> Figure:
-    """Scores of harmful and of benign prompts, each as a share of its own number.
-
-    Args:
-        rows: One per bin: `low`, `high`, `harmful`, `benign` (counts).
-        threshold: The probability from which a prompt is flagged, or None.
-    """
-    figure = Figure(figsize=(WIDTH, 2.7))
-    axes = figure.subplots()
-    edges = [row["low"] for row in rows] + [rows[-1]["high"]]
-    for name, color, hatch in (("benign", BLUE, None), ("harmful", VERMILION, "////")):
-        counts = _numbers(rows, name)
-        shares = counts / max(1, counts.sum())
-        axes.stairs(shares, edges, fill=True, color=color, alpha=0.3, linewidth=0, hatch=hatch)
-        axes.stairs(shares, edges, color=color, label=f"{name} ({counts.sum():,.0f})", linewidth=1.6)
-    if threshold is not None:
-        axes.axvline(threshold, color=INK, linestyle="--", linewidth=1.4, label=f"threshold {threshold:.2f}")
-    axes.set(xlabel="probability given by the interpreter", ylabel="share of prompts")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol="\N{NO-BREAK SPACE}%"))
-    _legend_above(axes, columns=3)
     return figure
 
 
@@ -284,57 +199,3 @@ def forest(rows: Sequence[Row]) -> Figure:
     axes.set_xlabel("percentage points, first minus second")
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
     return figure
-
-
-def _dots(axes: Axes, cells: Sequence[RateAt], systems: Sequence[str]) -> None:
-    for place, (color, marker, label) in _PLACE_STYLE.items():
-        own = [cell for cell in cells if cell.place == place]
-        offset = -0.14 if marker == "o" else 0.14
-        heights = [systems.index(cell.system) + offset for cell in own]
-        for y, cell in zip(heights, own, strict=True):
-            if cell.rate.low is not None:
-                axes.plot([cell.rate.low, _nan(cell.rate.high)], [y, y], color=color, linewidth=1.8, alpha=0.7)
-        if own:
-            axes.plot(
-                [_nan(cell.rate.value) for cell in own], heights, color=color, marker=marker, linestyle="", label=label
-            )
-    axes.set_yticks(range(len(systems)), _labels(systems))
-    axes.set_ylim(len(systems) - 0.45, -0.55)
-    _percent_axis(axes)
-
-
-def _labels(names: Sequence[str], longest: int = 28) -> list[str]:
-    return [name if len(name) <= longest else f"{name[: longest - 1]}…" for name in names]
-
-
-def _percent_axis(axes: Axes, ticks: int = 5) -> None:
-    axes.set_xlim(-0.015, 1.015)
-    axes.set_xticks(np.linspace(0, 1, ticks))
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol="\N{NO-BREAK SPACE}%"))
-
-
-def _legend_above(axes: Axes, columns: int) -> None:
-    axes.legend(
-        loc="lower left",
-        bbox_to_anchor=(0, 1.0),
-        ncols=columns,
-        borderaxespad=0.3,
-        handletextpad=0.5,
-        handlelength=1.7,
-        columnspacing=1.1,
-    )
-
-
-def _legend_below(figure: Figure, columns: int | None = None) -> None:
-    found = {}
-    for axes in figure.axes:
-        found.update({label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)})
-    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns or len(found) or 1)
-
-
-def _numbers(rows: Sequence[Row], name: str) -> "np.ndarray[Any, np.dtype[np.float64]]":
-    return np.array([_nan(row[name]) for row in rows], dtype=np.float64)
-
-
-def _nan(value: float | None) -> float:
-    return float("nan") if value is None else value

@@ -1,11 +1,11 @@
 """The chapters of a report about the inside of the model: the semantic bottleneck and the interpreter."""
 
-from lasa.report import figures
+from lasa.report import figures, interpreter_figures
 from lasa.report import interpreter_tables as tables
 from lasa.report import layer_tables as layers
 from lasa.report.run_folder import Document, Run
 from lasa.report.sections import Illustration, Save, Section
-from lasa.report.tables import drift_table
+from lasa.report.training_tables import drift_table
 from lasa.report.values import GROUPS, percent, rates
 
 
@@ -58,7 +58,7 @@ def interpreter(run: Run, save: Save) -> list[Section]:
     cells = rates(probes, GROUPS, ["balanced_accuracy"])
     if cells:
         files = save(
-            figures.probe_accuracy(cells), [cell.row() for cell in cells], name="interpreter_accuracy",
+            interpreter_figures.probe_accuracy(cells), [cell.row() for cell in cells], name="interpreter_accuracy",
             description="Balanced accuracy of the interpreter and its baselines on seen and unseen languages.",
         )  # fmt: skip
         caption = (
@@ -72,7 +72,7 @@ def interpreter(run: Run, save: Save) -> list[Section]:
     if calibration.get("reliability"):
         rows = calibration["reliability"]
         files = save(
-            figures.reliability_diagram(rows), rows, name="reliability",
+            interpreter_figures.reliability_diagram(rows), rows, name="reliability",
             description="Share of harmful prompts against the probability given.",
         )  # fmt: skip
         error = calibration.get("ece")
@@ -82,7 +82,7 @@ def interpreter(run: Run, save: Save) -> list[Section]:
         section.folded.append(tables.reliability_table(rows))
     bins = tables.histogram_rows(found.get("score_histogram") or {})
     if bins:
-        figure = figures.score_histogram(bins, found.get("threshold"))
+        figure = interpreter_figures.score_histogram(bins, found.get("threshold"))
         files = save(figure, bins, name="score_histogram", description="Scores of harmful and of benign prompts.")
         caption = "Scores. Good: benign prompts on the left, harmful ones on the right, few in between."
         section.illustrations.append(Illustration(files, caption))
@@ -98,7 +98,7 @@ def generalisation(run: Run, save: Save) -> list[Section]:
     cells = tables.perturbation_cells(found)
     if cells:
         files = save(
-            figures.probe_accuracy(cells), [cell.row() for cell in cells], name="perturbations",
+            interpreter_figures.probe_accuracy(cells), [cell.row() for cell in cells], name="perturbations",
             description="Balanced accuracy of the interpreter on changed prompts and on the same prompts as written.",
         )  # fmt: skip
         caption = (
@@ -109,7 +109,7 @@ def generalisation(run: Run, save: Save) -> list[Section]:
     swept = layers.probe_layer_rows(found)
     if swept:
         files = save(
-            figures.probe_by_layer(swept, found.get("layer")), swept, name="interpreter_by_layer",
+            interpreter_figures.probe_by_layer(swept, found.get("layer")), swept, name="interpreter_by_layer",
             description="Balanced accuracy of the same interpreter trained at every layer.",
         )  # fmt: skip
         caption = (

@@ -4,7 +4,7 @@ from collections import Counter
 
 from lasa.languages import sort_languages
 from lasa.report.run_folder import Document
-from lasa.report.tables import Content, Rows, Table
+from lasa.report.table import Content, Rows, Table
 from lasa.report.values import GROUPS, RateAt, decimal, percent, place_name, rate_of, rates
 
 PROBE_METRICS = {

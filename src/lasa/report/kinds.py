@@ -4,7 +4,7 @@ from lasa.data.harm import HAZARDS
 from lasa.languages import sort_languages
 from lasa.report.run_folder import Document, Run
 from lasa.report.sections import Save, Section
-from lasa.report.tables import Table
+from lasa.report.table import Table
 from lasa.report.values import BETTER, GROUPS, METRIC_NAMES, place_name, rate_of, rates
 
 NAMING = {

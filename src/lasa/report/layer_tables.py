@@ -3,7 +3,7 @@
 from typing import Any
 
 from lasa.report.run_folder import Document
-from lasa.report.tables import Rows, Table
+from lasa.report.table import Rows, Table
 from lasa.report.values import GROUPS, decimal, percent, rate_of
 
 

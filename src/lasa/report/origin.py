@@ -3,7 +3,7 @@
 from typing import Any
 
 from lasa.report.run_folder import Run
-from lasa.report.tables import Table
+from lasa.report.table import Table
 
 COSTS = {
     "seconds": "Seconds",

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 from functools import partial
 
-from lasa.report import figures, tables
+from lasa.report import figures, tables, training_tables
 from lasa.report.interpreter_tables import split_probe_table
 from lasa.report.run_folder import Run
 from lasa.report.svg import FigureFiles
-from lasa.report.tables import Table
+from lasa.report.table import Table
 from lasa.report.values import BETTER, GROUPS, METRIC_NAMES, rates
 
 
@@ -95,7 +95,7 @@ def costs(run: Run, save: Save) -> list[Section]:
         section.illustrations.append(Illustration(files, caption))
     by_language = tables.helpful_table(run)
     section.folded += [by_language] if by_language.rows else []
-    perplexity = tables.perplexity_table(run)
+    perplexity = training_tables.perplexity_table(run)
     section.tables += [perplexity] if perplexity else []
     return [section]
 
@@ -140,10 +140,10 @@ def splits(run: Run, _save: Save) -> list[Section]:
 
 def settings_tried(run: Run, save: Save) -> list[Section]:
     """The development sweep of each system, where several settings were tried."""
-    rows = tables.sweep_rows(run)
+    rows = training_tables.sweep_rows(run)
     if not rows:
         return []
-    section = Section("settings", "Settings tried", tables=[tables.sweep_table(rows)])
+    section = Section("settings", "Settings tried", tables=[training_tables.sweep_table(rows)])
     section.text.append(
         "Where a recipe lists several settings for a system, each is trained and measured on development prompts; no "
         "test prompt has a say. Used is the one with the lowest attack success among those that stay helpful enough, "

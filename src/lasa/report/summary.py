@@ -1,16 +1,16 @@
 """The answer in plain words, written from the numbers: what changed, what it cost, what is open, what was not tested.
 
-A change is called one only where the paired comparison says so, or, without one, where the two intervals do not touch.
+What is called a change, `changes` says.
 """
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
 from lasa.evaluation.metrics import GRADED
 from lasa.evaluation.outcomes import NEITHER
 from lasa.evaluation.paired import SIGNIFICANCE
 from lasa.report.caveats import caveats, left_out
+from lasa.report.changes import apart, change, paired_difference, rate_in, why_unsure
 from lasa.report.run_folder import BASE, Run
 from lasa.report.values import (
     BETTER,
@@ -20,10 +20,8 @@ from lasa.report.values import (
     briefly,
     listed,
     outcome_counts,
-    p_value,
     percent,
     place_name,
-    points,
     rate_of,
     with_interval,
 )
@@ -97,8 +95,8 @@ def _headline(run: Run) -> tuple[str, str]:
     main, group = run.main_system, _headline_group(run)
     if main is None or group is None:
         return "No system has been evaluated yet.", "The sections below show the stages that have finished."
-    after = _rate(run, main, group, "asr")
-    before = _rate(run, BASE, group, "asr") if main != BASE else None
+    after = rate_in(run, main, group, "asr")
+    before = rate_in(run, BASE, group, "asr") if main != BASE else None
     if after is None:
         return "Attack success has not been measured.", "No answer to a harmful prompt was scored."
     where = GROUP_NAMES[group]
@@ -108,9 +106,14 @@ def _headline(run: Run) -> tuple[str, str]:
             f"Attack success {with_interval(after)}. There is nothing to compare it with.",
         )
     numbers = f"{BASE}: {with_interval(before)}. {main}: {with_interval(after)}."
-    doubt = _doubt(run, main, group, "asr")
-    told = (numbers, _paired(run, main, group, "asr"), doubt and f"No clear change: {doubt}.", _unseen(run, group))
-    return _change(run, main, group, "asr"), " ".join(part for part in told if part)
+    doubt = why_unsure(run, main, group, "asr")
+    told = (
+        numbers,
+        paired_difference(run, main, group, "asr"),
+        doubt and f"No clear change: {doubt}.",
+        _unseen(run, group),
+    )
+    return change(run, main, group, "asr"), " ".join(part for part in told if part)
 
 
 def _unseen(run: Run, group: str) -> str:
@@ -126,9 +129,9 @@ def _tiles(run: Run) -> list[Tile]:
         return []
     tiles = []
     for metric in ("asr", "helpful", "over_refusal"):
-        after = _rate(run, main, group, metric)
+        after = rate_in(run, main, group, metric)
         if after is not None:
-            before = _rate(run, BASE, group, metric) if main != BASE else None
+            before = rate_in(run, BASE, group, metric) if main != BASE else None
             tiles.append(Tile(f"{METRIC_NAMES[metric]}, {GROUP_NAMES[group]}", BETTER[metric], before, after))
     return tiles
 
@@ -140,10 +143,10 @@ def _changes(run: Run) -> list[str]:
     cases = [(part, "asr") for part in ("seen", *GRADED.values())] if group == "unseen" else []
     cases += [(group, metric) for metric in ("helpful", "over_refusal", "hard_benign_over_refusal")]
     return [
-        _change(run, main, where, metric).removesuffix(".") + (f" ({doubt})." if doubt else ".")
+        change(run, main, where, metric).removesuffix(".") + (f" ({doubt})." if doubt else ".")
         for where, metric in cases
-        if _rate(run, main, where, metric) and _rate(run, BASE, where, metric)
-        for doubt in [_doubt(run, main, where, metric)]
+        if rate_in(run, main, where, metric) and rate_in(run, BASE, where, metric)
+        for doubt in [why_unsure(run, main, where, metric)]
     ]
 
 
@@ -153,7 +156,7 @@ def _open(run: Run) -> list[str]:
     if main is None:
         return []
     findings = []
-    measured = [(code, rate) for code in run.languages if (rate := _rate(run, main, code, "asr"))]
+    measured = [(code, rate) for code in run.languages if (rate := rate_in(run, main, code, "asr"))]
     worst = sorted((pair for pair in measured if pair[1].value), key=lambda pair: -(pair[1].value or 0))[:3]
     if worst:
         named = listed([f"{place_name(code)} {briefly(rate)}" for code, rate in worst])
@@ -182,7 +185,7 @@ def _baselines(run: Run) -> list[str]:
     others = [name for name in run.systems if name not in (BASE, main)]
     if group is None or not others:
         return []
-    named = [f"{name} {briefly(rate)}" for name in others if (rate := _rate(run, name, group, "asr"))]
+    named = [f"{name} {briefly(rate)}" for name in others if (rate := rate_in(run, name, group, "asr"))]
     sentences = [f"Attack success of the other systems on {GROUP_NAMES[group]}: {listed(named)}."] if named else []
     unclear = [
         f"{entry['a']} and {entry['b']}"
@@ -219,7 +222,7 @@ def _interpreter(run: Run) -> list[str]:
     if rival is None:
         return [sentence]
     sentence += f" A model that sees only character n-grams reaches {with_interval(rival)}."
-    if not _apart(own, rival):
+    if not apart(own, rival):
         sentence += " The two intervals overlap: it is not shown that the interpreter reads more than surface words."
     elif (own.value or 0) < (rival.value or 0):
         sentence += " The interpreter is worse than that baseline."
@@ -265,68 +268,9 @@ def _layer(run: Run) -> list[str]:
     return [str(verdict)] if verdict else []
 
 
-def _change(run: Run, main: str, group: str, metric: str) -> str:
-    before, after = _rate(run, BASE, group, metric), _rate(run, main, group, metric)
-    assert before is not None and after is not None
-    name, where = METRIC_NAMES[metric], GROUP_NAMES[group]
-    values = f"{percent(before.value)} to {percent(after.value)}"
-    if _doubt(run, main, group, metric):
-        return f"{name} in {where}: no clear change, {percent(before.value)} before and {percent(after.value)} after."
-    verb = "fell" if (after.value or 0) < (before.value or 0) else "rose"
-    worse = (verb == "rose") == (BETTER[metric] == "lower is better")
-    return f"{name} in {where} {verb} from {values}{', which is worse' if worse else ''}."
-
-
-def _doubt(run: Run, main: str, group: str, metric: str) -> str:
-    """Why a difference is not called a change; empty where it is one."""
-    before, after = _rate(run, BASE, group, metric), _rate(run, main, group, metric)
-    entry = _comparison(run, main, group, metric)
-    if before is None or after is None or before.value == after.value:
-        return "the rates are the same"
-    if entry is None:
-        return "" if _apart(before, after) else "the intervals overlap, and no paired comparison was computed"
-    if entry.get("p_value") is None:
-        return "no prompt was scored for both"
-    if entry["p_value"] < SIGNIFICANCE:
-        return ""
-    smallest = entry.get("smallest_detectable")
-    missed = f"; a change below {100 * smallest:.1f} points may well go unnoticed" if smallest else ""
-    return p_value(entry["p_value"]) + missed
-
-
-def _paired(run: Run, main: str, group: str, metric: str) -> str:
-    entry = _comparison(run, main, group, metric)
-    if entry is None or entry.get("difference") is None:
-        return ""
-    span = f"{points(entry['low'])} to {points(entry['high'])}"
-    facts = [f"95\N{NO-BREAK SPACE}% interval {span}", p_value(entry.get("p_value"))]
-    if entry.get("n"):
-        facts.append(f"{entry['n']:,} pairs")
-    told = ", ".join(fact for fact in facts if fact)
-    return f"Difference on the same prompts: {points(entry['difference'])} points ({told})."
-
-
-def _comparison(run: Run, main: str, group: str, metric: str) -> dict[str, Any] | None:
-    for entry in run.comparisons:
-        pair = {entry.get("a"), entry.get("b")}
-        if pair == {BASE, main} and entry.get("group") == group and entry.get("metric", "asr") == metric:
-            return entry
-    return None
-
-
-def _apart(first: Rate, second: Rate) -> bool:
-    if first.low is None or first.high is None or second.low is None or second.high is None:
-        return False
-    return first.high < second.low or second.high < first.low
-
-
 def _headline_group(run: Run) -> str | None:
     """Unseen languages where they were measured, else all languages; None if no system has any attack success."""
     measured = Counter(
-        group for name in run.systems for group in ("unseen", "all", "seen") if _rate(run, name, group, "asr")
+        group for name in run.systems for group in ("unseen", "all", "seen") if rate_in(run, name, group, "asr")
     )
     return next((group for group in ("unseen", "all", "seen") if measured[group]), None)
-
-
-def _rate(run: Run, system: str, place: str, metric: str) -> Rate | None:
-    return rate_of(run.systems.get(system) or {}, place, metric)
