@@ -26,7 +26,8 @@ from lasa.alignment.consistency import Consistency, translations
 from lasa.alignment.processes import check_unsharded, check_wrapper
 from lasa.alignment.rows import token_rows
 from lasa.alignment.settings import AlignmentSettings, SystemSettings
-from lasa.alignment.system import AlignmentTables, align_system
+from lasa.alignment.system import align_system
+from lasa.alignment.tables import AlignmentTables
 from lasa.alignment.trainers import train
 from lasa.conditioning.condition import DEFAULT_CONDITION, condition_ids
 from lasa.data.preferences import Preference

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lasa.alignment import system
+from lasa.alignment import signal
 from lasa.data.prompt_tables import write_prompts
 from lasa.data.world import tables
 from lasa.files.artifacts import read_json
@@ -57,13 +57,13 @@ def recipe(tmp_path, model_folder):
 
 def test_the_states_of_the_base_that_drift_is_measured_from_are_not_read_again(recipe, tmp_path, monkeypatch):
     recipe["systems"]["again"] = recipe["systems"]["tuned"]
-    asked, read = [], system.read_hidden_states
+    asked, read = [], signal.read_hidden_states
 
     def note(model, tokenizer, prompts, *args, **kwargs):
         asked.append(len(prompts))
         return read(model, tokenizer, prompts, *args, **kwargs)
 
-    monkeypatch.setattr(system, "read_hidden_states", note)
+    monkeypatch.setattr(signal, "read_hidden_states", note)
     run_recipe(check_recipe(recipe, "test"), tmp_path / "run")
     probes, benign = asked[:2]  # of a trained model: for the drift, and for thresholds
     assert asked == [probes, benign] * 2

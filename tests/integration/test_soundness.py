@@ -9,7 +9,8 @@ from lasa.alignment import trainers
 from lasa.alignment.arguments import trainer_arguments
 from lasa.alignment.objectives import TokenizedKTOTrainer
 from lasa.alignment.settings import AlignmentSettings, SystemSettings
-from lasa.alignment.system import AlignmentTables, align_system
+from lasa.alignment.system import align_system
+from lasa.alignment.tables import AlignmentTables
 from lasa.data.world import tables
 from lasa.errors import TrainingError
 from lasa.interpreter.settings import CalibrationOptions

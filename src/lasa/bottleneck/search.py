@@ -11,63 +11,19 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lasa.bottleneck.geometry import (
-    ParallelIndex,
     is_defined,
-    language_id_accuracy,
     parallel_index,
-    retrieval_accuracy,
-    silhouette_samples,
-    silhouettes_without_each_query,
-    similarity_to_language,
-    u_score,
     unit_vectors,
 )
+from lasa.bottleneck.layer import LayerView, Measured, labelled_alone, language_left_out, measure_layer
 from lasa.bottleneck.verdict import PERMUTATIONS, Peak, Strength, against_chance, describe, judge
 from lasa.data.prompts import Prompt, check_parallel
 from lasa.errors import DataError
 from lasa.models.hidden_states import StoredStates
-
-Interval = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class LayerView:
-    """What one layer looks like; numbers are None where the layer is undefined (all vectors equal).
-
-    Attributes:
-        layer: Layer index in 0..L.
-        semantic: S_sem, mean silhouette with queries as labels.
-        language: S_lang, mean silhouette with languages as labels.
-        difference: S_sem - S_lang.
-        difference_sd: Its bootstrap standard deviation.
-        semantic_interval: 95 % bootstrap interval of S_sem.
-        language_interval: 95 % bootstrap interval of S_lang.
-        difference_interval: 95 % bootstrap interval of the difference.
-        argmax_probability: Share of bootstrap resamples in which this layer has the largest difference.
-        xsim: Cross-lingual retrieval accuracy: how often the nearest prompt in another language is the translation.
-        language_id_accuracy: Accuracy of a linear language classifier on queries it did not see.
-        u_score: Mean cosine similarity of translations minus that of different queries across languages (OmniGuard).
-        english_similarity: Mean cosine similarity of each language's prompts to their English translation.
-    """
-
-    layer: int
-    semantic: float | None = None
-    language: float | None = None
-    difference: float | None = None
-    difference_sd: float | None = None
-    semantic_interval: Interval | None = None
-    language_interval: Interval | None = None
-    difference_interval: Interval | None = None
-    argmax_probability: float = 0.0
-    xsim: float | None = None
-    language_id_accuracy: float | None = None
-    u_score: float | None = None
-    english_similarity: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -139,13 +95,13 @@ def find_bottleneck(
             f"so layers 1 to {num_layers - 1} can be a bottleneck."
         )
     index = parallel_index(prompts)
-    without = _language_left_out(prompts, index.codes)
-    controls = _labelled_alone(prompts)
-    measured: dict[int, _Measured] = {}
+    without = language_left_out(prompts, index.codes)
+    controls = labelled_alone(prompts)
+    measured: dict[int, Measured] = {}
     for layer in layers:
         unit = _unit(states, layers, layer)
         if is_defined(unit):
-            measured[layer] = _measure(layer, unit, index, without, controls)
+            measured[layer] = measure_layer(layer, unit, index, without, controls)
     candidates = [layer for layer in interior if layer in measured]
     if not candidates:
         raise DataError("In every interior layer all prompts have the same hidden state; nothing can be told apart.")
@@ -181,84 +137,12 @@ def _unit(states: Tensor | StoredStates, layers: Sequence[int], layer: int) -> T
     return unit_vectors(found)
 
 
-@dataclass(frozen=True)
-class _Subset:
-    """Some of the prompts, labelled anew."""
-
-    rows: Tensor
-    queries: Tensor
-    languages: Tensor
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """What is kept of a layer: its numbers, those without each query `[2, Q]`, and S_sem - S_lang on subsets."""
-
-    view: LayerView
-    difference: float
-    without_query: Tensor
-    without: Mapping[str, float]
-    controls: Mapping[str, float]
-
-
-def _language_left_out(prompts: Sequence[Prompt], codes: Sequence[str]) -> dict[str, _Subset]:
-    subsets = {code: _subset(prompts, [row for row, p in enumerate(prompts) if p.language != code]) for code in codes}
-    return {code: subset for code, subset in subsets.items() if subset}
-
-
-def _labelled_alone(prompts: Sequence[Prompt]) -> dict[str, _Subset]:
-    labels = (("harmful", True), ("harmless", False))
-    subsets = {
-        name: _subset(prompts, [row for row, p in enumerate(prompts) if p.harmful is label]) for name, label in labels
-    }
-    return {name: subset for name, subset in subsets.items() if subset}
-
-
-def _subset(prompts: Sequence[Prompt], rows: Sequence[int]) -> _Subset | None:
-    """The rows as a table of their own; None where they are not parallel."""
-    chosen = [prompts[row] for row in rows]
-    try:
-        check_parallel(chosen)
-    except DataError:
-        return None
-    index = parallel_index(chosen)
-    return _Subset(torch.tensor(rows), index.queries, index.languages)
-
-
-def _measure(
-    layer: int, unit: Tensor, index: ParallelIndex, without: Mapping[str, _Subset], controls: Mapping[str, _Subset]
-) -> _Measured:
-    s_sem, s_lang = (float(silhouette_samples(unit, labels).mean()) for labels in (index.queries, index.languages))
-    view = LayerView(
-        layer=layer,
-        semantic=s_sem,
-        language=s_lang,
-        difference=s_sem - s_lang,
-        xsim=retrieval_accuracy(unit, index),
-        language_id_accuracy=language_id_accuracy(unit, index),
-        u_score=u_score(unit, index),
-        english_similarity=similarity_to_language(unit, index, "en"),
-    )
-    return _Measured(
-        view,
-        s_sem - s_lang,
-        torch.stack(silhouettes_without_each_query(unit, index)),
-        {name: _difference_on(unit, subset) for name, subset in without.items()},
-        {name: _difference_on(unit, subset) for name, subset in controls.items()},
-    )
-
-
-def _difference_on(unit: Tensor, subset: _Subset) -> float:
-    part = unit[subset.rows]
-    return float((silhouette_samples(part, subset.queries) - silhouette_samples(part, subset.languages)).mean())
-
-
 def _argmax(values: Mapping[int, float]) -> int:
     """The layer with the largest value, the first of equals."""
     return max(values, key=lambda layer: values[layer])
 
 
-def _bootstrap(measured: Mapping[int, _Measured], resamples: int, seed: int) -> NDArray[np.float64]:
+def _bootstrap(measured: Mapping[int, Measured], resamples: int, seed: int) -> NDArray[np.float64]:
     """`[3, resamples, layers]`: S_sem, S_lang and their difference, with queries resampled as clusters.
 
     What is resampled are the jackknife's pseudo-values, one per query: they hold what a query does to the silhouettes
@@ -276,7 +160,7 @@ def _bootstrap(measured: Mapping[int, _Measured], resamples: int, seed: int) -> 
 
 def _with_uncertainty(
     layers: Sequence[int],
-    measured: Mapping[int, _Measured],
+    measured: Mapping[int, Measured],
     bootstrap: NDArray[np.float64],
     argmaxes: NDArray[np.int64],
 ) -> tuple[LayerView, ...]:

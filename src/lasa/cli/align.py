@@ -35,7 +35,8 @@ def align(
 
     from lasa.alignment.processes import is_first, leave_launch, training_device
     from lasa.alignment.settings import AlignmentSettings, SystemSettings
-    from lasa.alignment.system import AlignmentTables, align_system
+    from lasa.alignment.system import align_system
+    from lasa.alignment.tables import AlignmentTables
     from lasa.data.refusals import read_refusals
     from lasa.data.sources import load_each, load_joined, load_preferences
     from lasa.errors import RecipeError

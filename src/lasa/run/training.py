@@ -7,7 +7,8 @@ from typing import Any
 from lasa.alignment.callbacks import HelpfulnessFloor
 from lasa.alignment.processes import training_device
 from lasa.alignment.settings import SystemSettings
-from lasa.alignment.system import AlignmentTables, align_system
+from lasa.alignment.system import align_system
+from lasa.alignment.tables import AlignmentTables
 from lasa.conditioning.condition import DEFAULT_CONDITION
 from lasa.conditioning.decision import Policy
 from lasa.data.prompts import Prompt
