@@ -47,8 +47,8 @@ test: $(DEV)  ## the test suite (minutes)
 test-slow: $(DEV)  ## long checks: a run killed 20 times, the server in ten languages, known answers
 	@$(BIN)/python -m pytest -m slow --timeout 3600 --ignore tests/real
 
-test-real: $(DEV)  ## on real pretrained models; LASA_MODELS=FOLDER holds them (half an hour)
-	@$(BIN)/python -m pytest tests/real -m slow
+test-real: $(DEV)  ## on real pretrained models, a GPU where there is one; LASA_MODELS=FOLDER holds them (an hour on two cores)
+	@OMP_NUM_THREADS=$$(nproc) $(BIN)/python -m pytest tests/real -m slow
 
 test-lowest:  ## the tests of models, guard, alignment and serving with the lowest transformers and PEFT that are declared
 	@test -x $(LOWEST)/python || $(PYTHON) -m venv $(VENV)-lowest
