@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,6 +33,12 @@ def say(message: "str | Table") -> None:
     """Tell the person something that happened, or show a table (nothing is printed in a library)."""
     if _console is not None:
         _console.print(message, highlight=False)
+
+
+@cache
+def say_once(message: str) -> None:
+    """Tell the person something that several stages would say again."""
+    say(message)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from lasa.data.prompt_tables import LABELS, Columns, read_prompts
 from lasa.data.prompts import Prompt
 from lasa.errors import DataError
 from lasa.files.artifacts import file_hash, fingerprint
-from lasa.progress import say
+from lasa.progress import say_once
 
 T = TypeVar("T")
 
@@ -90,7 +90,7 @@ def load_each(sources: Sequence[str]) -> list[Prompt]:
     for (one, left), (other, right) in combinations(tables, 2):
         shared = {prompt.query_id for prompt in left} & {prompt.query_id for prompt in right}
         if shared and not {prompt.language for prompt in left} & {prompt.language for prompt in right}:
-            say(
+            say_once(
                 f"{one} and {other} share {len(shared):,} query ids and no language. If they are translations of each "
                 f"other, write them as one source, '{one}{JOINED}{other}': they count as different questions now."
             )
