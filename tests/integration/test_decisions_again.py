@@ -76,6 +76,8 @@ def test_a_model_and_an_interpreter_are_asked_by_name(run):
     shown = doctor(*named, "--samples", run / "samples" / "guarded.jsonl")
     assert "0 of" in shown.output and shown.exit_code == 0, shown.exception
     assert "decisions " not in doctor(*named).output
+    alone = doctor("--model", model, "--samples", run / "samples" / "guarded.jsonl")
+    assert isinstance(alone.exception, RecipeError) and "--samples needs the guard" in str(alone.exception)
 
 
 def test_a_system_without_a_guard_has_made_no_decisions(run):
@@ -149,3 +151,10 @@ def test_a_score_that_was_not_a_number_is_compared_by_its_decision(tokenizer, pr
     assert (again.drift.prompts, again.drift.newly_passed, again.drift.newly_flagged) == (len(prompts) - 1, 1, 0)
     assert again.drift.mean_shift < 1e-5
     assert again.languages == {first.prompt.language: 1}
+
+
+def test_a_run_that_has_not_been_evaluated_yet_is_checked_all_the_same(run):
+    (run / "samples" / "guarded.jsonl").unlink()
+    shown = doctor("--run", run)
+    assert shown.exit_code == 0, shown.exception
+    assert "interpreter  fits this model" in shown.output and "decisions " not in shown.output

@@ -12,6 +12,8 @@ from lasa.models.settings import ModelSettings
 if TYPE_CHECKING:
     from rich.console import Console
 
+INDENT, WARNING = " " * 13, "yellow"
+
 
 @with_model
 @with_settings(SystemChoice, "choice")
@@ -38,8 +40,6 @@ def doctor(
     ),
 ) -> None:
     """Check that a model can be loaded, rendered, read and guarded, and that its interpreter decides as it did."""
-    from functools import partial
-
     from rich.console import Console
 
     from lasa.errors import RecipeError
@@ -48,23 +48,54 @@ def doctor(
     from lasa.files.artifacts import model_fingerprint
     from lasa.interpreter.drift import DRIFT_BOUND
     from lasa.interpreter.probe import load_interpreter
-    from lasa.models.checks import check_readable
-    from lasa.models.layers import hidden_size, num_layers, num_parameters
     from lasa.models.loading import load_model
-    from lasa.models.rendering import plain_markers, render, turn_end_ids
+    from lasa.progress import show_progress
     from lasa.quiet import quiet_libraries
 
     if (base is None) != (prompts is None) or (base is not None and choice.interpreter is None):
         raise RecipeError("Drift needs --interpreter, --base and --prompts together.")
     if refit is not None and base is None:
         raise RecipeError("--refit needs --interpreter, --base and --prompts.")
+    if samples is not None and choice.run is None and choice.interpreter is None:
+        raise RecipeError("--samples needs the guard that decides: give --run, or --model and --interpreter.")
+    show_progress()
     quiet_libraries()
     console = Console(soft_wrap=True, highlight=False)
     system = choice.find(model)
-    if samples is None and choice.run and system.guarded:
-        samples = choice.run / "samples" / f"{system.name}.jsonl"
+    if choice.run and system.guarded:
+        measured = choice.run / "samples" / f"{system.name}.jsonl"
+        samples = samples or (measured if measured.is_file() else None)
+    decided = read_samples(samples) if samples else []
     probe = load_interpreter(system.interpreter) if system.interpreter else None
     network, tokenizer = load_model(system.model.rendering_like(probe.config.chat_template if probe else ""))
+    _readable(console, network, tokenizer)
+    if probe is None:
+        return
+    probe.check_fits(network, tokenizer, fingerprint=base is None and not decided and not system.aligned)
+    console.print("interpreter  fits this model")
+    if base is not None and prompts is not None:
+        options = calibration.model_copy(update={"per_language": bool(probe.config.language_thresholds)})
+        bound = DRIFT_BOUND if drift_bound is None else drift_bound
+        _drift(console, probe, base, (network, tokenizer), prompts, bound, refit, options)
+    if decided:
+        bound = SAME_BOUND if drift_bound is None else drift_bound
+        if not system.aligned and model_fingerprint(network) != probe.config.base_fingerprint:
+            console.print(
+                f"{INDENT}Its weights are others than the interpreter's, or in another precision.", style=WARNING
+            )
+        guard = system.guard_over(network, tokenizer, probe, force=not system.aligned)  # measured, never served
+        again = decide_again(guard, decided, bound)
+        console.print(f"decisions    {again.verdict}", style=WARNING if again.drift.exceeded else None)
+        if again.drift.exceeded:
+            raise typer.Exit(1)
+
+
+def _readable(console: "Console", network: Any, tokenizer: Any) -> None:
+    """What the model is, that it can be read, and what of its template people should know."""
+    from lasa.models.checks import check_readable
+    from lasa.models.layers import hidden_size, num_layers, num_parameters
+    from lasa.models.rendering import plain_markers, render, turn_end_ids
+
     console.print(f"model        {type(network).__name__}, {num_parameters(network):,} parameters")
     console.print(f"layers       0 to {num_layers(network)}, {hidden_size(network)} wide")
     check_readable(network, tokenizer)
@@ -72,34 +103,20 @@ def doctor(
     rendered = render(tokenizer, ({"role": "user", "content": "hello"},))
     bos = rendered.token_ids.count(tokenizer.bos_token_id) if tokenizer.bos_token_id is not None else 0
     console.print(f"rendering    {len(rendered.token_ids)} tokens for a greeting, {bos} BOS")
-    warn = partial(console.print, style="yellow", markup=False)
+    warnings = []
     if bos == 0 and tokenizer("hello")["input_ids"][:1] == [tokenizer.bos_token_id]:
-        warn(
-            "             Warning: the tokenizer adds a BOS to plain text, and the chat template has none. Models that"
-        )
-        warn("             were trained with one degenerate without it: put {{ bos_token }} first in the template.")
+        warnings += [
+            "Warning: the tokenizer adds a BOS to plain text, and the chat template has none. Models that",
+            "were trained with one degenerate without it: put {{ bos_token }} first in the template.",
+        ]
     if plain_markers(tokenizer):
-        warn(f"             The template marks turns in plain text: {', '.join(plain_markers(tokenizer))}.")
-        warn("             lasa breaks these in what users write; other servers may not.")
+        warnings += [
+            f"The template marks turns in plain text: {', '.join(plain_markers(tokenizer))}.",
+            "lasa breaks these in what users write; other servers may not.",
+        ]
+    for line in warnings:
+        console.print(f"{INDENT}{line}", style=WARNING, markup=False)
     console.print(f"turn end     {tokenizer.convert_ids_to_tokens(turn_end_ids(tokenizer))}", markup=False)
-    if probe is None:
-        return
-    checked = base is None and samples is None and not system.aligned
-    probe.check_fits(network, tokenizer, fingerprint=checked)
-    console.print("interpreter  fits this model")
-    if base is not None and prompts is not None:
-        options = calibration.model_copy(update={"per_language": bool(probe.config.language_thresholds)})
-        bound = DRIFT_BOUND if drift_bound is None else drift_bound
-        _drift(console, probe, base, (network, tokenizer), prompts, bound, refit, options)
-    if samples is not None:
-        bound = SAME_BOUND if drift_bound is None else drift_bound
-        if not system.aligned and model_fingerprint(network) != probe.config.base_fingerprint:
-            warn("             Its weights are others than the interpreter's base has, or in another precision.")
-        guard = system.guard_over(network, tokenizer, probe, force=True)  # measured, never served
-        again = decide_again(guard, read_samples(samples), bound)
-        console.print(f"decisions    {again.verdict}", style="yellow" if again.drift.exceeded else None)
-        if again.drift.exceeded:
-            raise typer.Exit(1)
 
 
 def _drift(
@@ -123,21 +140,21 @@ def _drift(
         interpreter.check_fits(network, tokenizer, fingerprint=is_base)
         states.append(read_hidden_states(network, tokenizer, prompts, [point.layer], point.position)[:, 0])
     drift = interpreter_drift.measure_drift(interpreter, states[0], states[1], prompts, bound)
-    console.print(f"drift        {drift.verdict}", style="yellow" if drift.exceeded else None)
+    console.print(f"drift        {drift.verdict}", style=WARNING if drift.exceeded else None)
     if output is not None:
         refitted, calibrated = interpreter_drift.refit(interpreter, states[1], prompts, options)
         refitted.save_pretrained(output)
         config = calibrated.config
         console.print(f"refit        threshold {config.threshold:.3f}, temperature {config.temperature:.3f}: {output}")
         for statement in calibrated.statements.values():
-            console.print(f"             {statement}")
+            console.print(f"{INDENT}{statement}")
         had, stated = interpreter.config, calibrated.statements
         lost = [f"the threshold of {code}" for code in had.language_thresholds if f"language {code}" not in stated]
         if had.controversial is not None and "controversial" not in stated:
             lost.append("the controversial band")
         if lost:
             console.print(
-                f"             Not fitted again, so no longer there: {', '.join(lost)}. Thresholds of languages take "
+                f"{INDENT}Not fitted again, so no longer there: {', '.join(lost)}. Thresholds of languages take "
                 "--false-refusals and benign prompts in them, the band takes --controversial-misses.",
-                style="yellow",
+                style=WARNING,
             )
