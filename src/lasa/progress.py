@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _console: "Console | None" = None
+_drawn = False
+"""Whether a bar is there already."""
 
 Advance = Callable[[int], None]
 """Called with the number of units just done."""
@@ -45,12 +47,15 @@ def say_once(message: str) -> None:
 def progress(description: str, total: int, unit: str = "") -> Iterator[Advance]:
     """A bar for a piece of work; on a terminal it is drawn, in a log one line says what was done and how long it took.
 
+    Work that is part of another with a bar, such as what a judge reads of the answers to a batch, has none of its own.
+
     Args:
         description: What is being done.
         total: Units of work in all.
         unit: Name of the unit, plural.
     """
-    if _console is None:
+    global _drawn
+    if _console is None or _drawn:
         yield lambda done: None
         return
     from rich import progress as rich_progress
@@ -74,6 +79,10 @@ def progress(description: str, total: int, unit: str = "") -> Iterator[Advance]:
             rate = done / max(time.monotonic() - started, 1e-9)
             bars.update(task, completed=min(done, total), rate=f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s")
 
-        yield advance
+        _drawn = True
+        try:
+            yield advance
+        finally:
+            _drawn = False
     seconds = time.monotonic() - started
     _console.print(f"{description}: {total:,} {unit} in {seconds:.1f} s", highlight=False)
