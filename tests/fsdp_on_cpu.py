@@ -4,10 +4,9 @@ accelerate runs an FSDP configuration as plain DDP where it computes on CPUs, th
 there. Here accelerate is told that each process has a GPU; nothing else differs from `python -m lasa`.
 """
 
-import torch
 from accelerate.state import AcceleratorState, DistributedType, PartialState
 
-from lasa.cli import main
+from parting import run
 
 _init = AcceleratorState.__init__
 
@@ -21,8 +20,4 @@ def _init_with_gpus(self, *args, **kwargs):
 
 if __name__ == "__main__":
     AcceleratorState.__init__ = _init_with_gpus
-    try:
-        main()
-    except SystemExit as stop:
-        assert stop.code or not torch.distributed.is_initialized(), "the process ends among the others"
-        raise
+    run()

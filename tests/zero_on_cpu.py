@@ -7,9 +7,9 @@ processes talk through gloo and compute on the CPU; nothing else differs from `p
 import torch
 from accelerate.state import DistributedType, PartialState
 
-from lasa.cli import main
+from parting import run
 
 if __name__ == "__main__":
     PartialState._prepare_backend = lambda self, *args, **kwargs: ("gloo", DistributedType.MULTI_GPU)
     PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
-    main()
+    run()

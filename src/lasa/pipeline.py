@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lasa.alignment.processes import launched
 from lasa.alignment.settings import SystemSettings
 from lasa.bottleneck.search import find_at_positions, search_json
 from lasa.data.prompts import Prompt, check_parallel
@@ -26,6 +25,7 @@ from lasa.files.artifacts import FILES, model_fingerprint, read_sealed, write_js
 from lasa.guard.system import System
 from lasa.interpreter.probe import SafetySemanticInterpreter, load_interpreter
 from lasa.interpreter.study import study_interpreter
+from lasa.launch import launched
 from lasa.models.generation import GenerationSettings
 from lasa.models.hidden_states import read_to_folder
 from lasa.models.layers import num_layers

@@ -377,7 +377,7 @@ def launch(tmp_path_factory, tokenizer):
 
     def run(
         name: str,
-        program: Sequence[str] = ("-m", "lasa"),
+        program: Sequence[str] = (str(Path(__file__).parents[1] / "parting.py"),),
         settings: Sequence[str] = (),
         before: dict[str, Any] | None = None,
         **variables: str,

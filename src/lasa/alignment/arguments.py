@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from lasa.alignment.processes import launched
 from lasa.alignment.settings import SystemSettings
 from lasa.errors import RecipeError
+from lasa.launch import launched
 from lasa.models.layers import num_parameters
 from lasa.models.loading import cpu_multiplies_bfloat16
 

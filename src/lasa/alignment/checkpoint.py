@@ -4,12 +4,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lasa.alignment.processes import ROWS, is_first
+from lasa.alignment.processes import ROWS
 from lasa.alignment.settings import SystemSettings
 from lasa.alignment.trainers import Trained
 from lasa.errors import ArtifactError
 from lasa.files.artifacts import disk_errors, read_json, write_json
 from lasa.files.settings import resources
+from lasa.launch import is_first
 from lasa.models.activated import activation_of
 from lasa.models.soft_condition import SOFT_CONDITION, soft_condition_of
 

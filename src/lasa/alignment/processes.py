@@ -10,6 +10,7 @@ from torch import nn
 
 from lasa.alignment.consistency import Consistency
 from lasa.errors import RecipeError
+from lasa.launch import is_first, launched
 from lasa.models.loading import FIRST_ALONE
 from lasa.models.memory import release_memory
 from lasa.models.soft_condition import SoftCondition
@@ -74,26 +75,6 @@ def check_unsharded(soft: SoftCondition | None, consistency: Consistency | None)
                 f"The accelerate configuration asks for {strategy.name}, with which {what} cannot be trained. "
                 f"Use a configuration without {strategy.name}, and lora_rank or four_bit for a large model."
             )
-
-
-def launched() -> bool:
-    """Whether `accelerate launch` (or torchrun) started several processes."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def is_first() -> bool:
-    """Whether this is the process of a launch that writes."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def leave_launch() -> None:
-    """Part from the other processes of a launch, when there is nothing more to share.
-
-    Without it, threads that a backend still has at the end of a process abort it now and then (PyTorch pull request
-    179291), and the launcher calls a training failed that is complete.
-    """
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 def sharding() -> bool:

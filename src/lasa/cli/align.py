@@ -33,7 +33,7 @@ def align(
     import yaml
     from rich.console import Console
 
-    from lasa.alignment.processes import is_first, leave_launch, training_device
+    from lasa.alignment.processes import training_device
     from lasa.alignment.settings import AlignmentSettings, SystemSettings
     from lasa.alignment.system import align_system
     from lasa.alignment.tables import AlignmentTables
@@ -44,6 +44,7 @@ def align(
     from lasa.files.settings import check_settings
     from lasa.interpreter.probe import load_interpreter
     from lasa.interpreter.settings import CalibrationOptions
+    from lasa.launch import leave_launch
     from lasa.models.loading import load_model
     from lasa.models.origin import model_folder
     from lasa.progress import show_progress
@@ -77,8 +78,6 @@ def align(
         name=output.name, base=model_folder(model.path, model.revision).name, seed=seed,
     )  # fmt: skip
     leave_launch()
-    if not is_first():
-        return
     console, training = Console(), read_json(output / "training.json")
     console.print(
         f"Trained in {training['wrapper']}, loss {training['losses'][0]:.4f} -> {training['losses'][-1]:.4f}.",

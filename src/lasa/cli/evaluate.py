@@ -75,6 +75,7 @@ def evaluate(
     from lasa.evaluation.run import generate_samples, launched_processes
     from lasa.evaluation.slices import choose, is_search, load_benchmarks, search_budget, with_changes, with_searches
     from lasa.languages import canonical_language
+    from lasa.launch import leave_launch
     from lasa.models.generation import GenerationSettings
     from lasa.progress import show_progress
     from lasa.quiet import quiet_libraries
@@ -146,8 +147,7 @@ def evaluate(
             name=called,
             processes=processes,
         )
-        if processes.index > 0:
-            return
+        leave_launch()
         aligned_on = [canonical_language(code) for code in seen] or (recipe.seen_languages if recipe else [])
         metrics = folder.write_metrics(list(splits), aligned_on, panel, {called: labels} if labels else {})
     if as_json:

@@ -5,20 +5,22 @@ that is spread over more processes, gives every prompt the same company and so t
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import torch
+
 from lasa.data.prompts import Prompt
-from lasa.errors import ArtifactError, DataError
+from lasa.errors import ArtifactError, DataError, RecipeError
 from lasa.evaluation.answering import Answer, Answerer
 from lasa.evaluation.outcomes import Sample
 from lasa.evaluation.panel import Panel, Task
 from lasa.evaluation.samples import parse_sample, sample_line
 from lasa.files.artifacts import write_text
+from lasa.launch import launched, started
 from lasa.progress import progress, say
 
 LONGEST_WAIT = timedelta(days=7)
@@ -43,12 +45,21 @@ class Processes:
 
 
 def launched_processes() -> Processes:
-    """The processes that `accelerate launch` (or torchrun) started; one where none did."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    """The processes that `accelerate launch` (or torchrun) started; one where none did.
+
+    Raises:
+        RecipeError: They do not know of each other, and each would answer everything.
+    """
+    if not launched():
         return Processes()
     from accelerate import PartialState
 
-    state = PartialState(timeout=LONGEST_WAIT)
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST_WAIT)  # it has to be told of CPUs
+    if state.num_processes != started():
+        raise RecipeError(
+            f"{started()} processes were started, and accelerate sees {state.num_processes}. Start them "
+            "with `accelerate launch --num_processes N` or torchrun, without a configuration of another machine."
+        )
     return Processes(state.process_index, state.num_processes, state.wait_for_everyone, state.device.type)
 
 

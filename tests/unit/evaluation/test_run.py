@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from lasa.data.prompts import user_prompt
-from lasa.errors import ArtifactError, DataError
+from lasa.errors import ArtifactError, DataError, RecipeError
 from lasa.evaluation.answering import Answer
 from lasa.evaluation.outcomes import Outcome, Verdict
 from lasa.evaluation.panel import Panel
@@ -118,6 +118,9 @@ def test_a_process_waits_for_slower_ones_longer_than_a_training_step(monkeypatch
     monkeypatch.setattr("accelerate.PartialState", state)
     assert launched_processes() == Processes(1, 2, None, "cpu")
     assert waits[0] >= timedelta(days=1)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(RecipeError, match="3 processes were started, and accelerate sees 2"):
+        launched_processes()
 
 
 def test_what_other_processes_left_behind_counts(tmp_path):
