@@ -268,11 +268,11 @@ def test_utility_is_right_answers_by_the_benchmarks_key_and_needs_no_judge(folde
 
 
 def test_two_processes_write_what_one_writes(evaluate, folders):
-    evaluate("--name", "base")
+    evaluate("--name", "base", "--batch-size", "4")
     script = Path(__file__).parents[1] / "parting.py"
     launch = "torch.distributed.run --standalone --nproc-per-node 2"
     command = [sys.executable, "-m", *launch.split(), str(script), "evaluate"]
-    command += ["--model", str(folders / "model"), "--benchmark", str(folders / "asked.jsonl"), "--batch-size", "64"]
+    command += ["--model", str(folders / "model"), "--benchmark", str(folders / "asked.jsonl"), "--batch-size", "4"]
     command += ["--judge", "embedded-world", "--max-new-tokens", "6", "--name", "base", "-o", str(folders / "two")]
     quiet = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, env={**os.environ, **quiet})
