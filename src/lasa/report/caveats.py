@@ -51,9 +51,13 @@ def _unscored(run: Run) -> list[str]:
 def _judges(run: Run) -> list[str]:
     if not run.judges:
         return []
+    others = run.second_judges
     one = "One judge" if len(run.judges) == 1 else "Judges"
-    told = [f"{one} scored the answers: {listed(run.judges)}. The intervals do not contain the judge's own mistakes."]
-    if run.judges == ["refusal-patterns"] and not any(entry.get("agreement") for entry in run.systems.values()):
+    who = f"{one} scored the answers: {listed(run.judges)}"
+    if others:
+        who = f"The rates are those of the judge {listed(run.judges)}; {listed(others)} judged the same answers"
+    told = [f"{who}. The intervals do not contain a judge's own mistakes."]
+    if run.judges == ["refusal-patterns"] and not others:
         told.append(
             "That judge looks for refusal phrases and does not understand an answer: a refusal in other words passes "
             "for compliance, and so does a useless answer. A second judge is needed before anything is decided on this."

@@ -109,6 +109,12 @@ class Run:
         """Names of the judges that scored the samples."""
         return sorted({sample.judge for samples in self.samples.values() for sample in samples if sample.judge})
 
+    @property
+    def second_judges(self) -> list[str]:
+        """Names of the judges that judged the same answers beside them."""
+        asked = [(entry.get("agreement") or {}).get("judges") or [] for entry in self.systems.values()]
+        return sorted({judge for judges in asked for judge in judges[1:]})
+
 
 def read_run(folder: Path) -> Run:
     """Read what there is of a run folder.

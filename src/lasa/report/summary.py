@@ -79,6 +79,7 @@ def summarise(run: Run) -> Summary:
         findings=[
             *_coverage(run),
             *_changes(run),
+            *_second_judge(run),
             *_open(run),
             *_baselines(run),
             *_hard_splits(run),
@@ -148,6 +149,22 @@ def _changes(run: Run) -> list[str]:
         if rate_in(run, main, where, metric) and rate_in(run, BASE, where, metric)
         for doubt in [why_unsure(run, main, where, metric)]
     ]
+
+
+def _second_judge(run: Run) -> list[str]:
+    """The headline number by the other judge, so that nobody takes one judge's for the truth."""
+    main, group = run.main_system, _headline_group(run)
+    if main is None or group is None or not run.second_judges:
+        return []
+    found = {
+        name: rate
+        for name in dict.fromkeys((BASE, main))
+        if (rate := rate_of((run.systems.get(name) or {}).get("second") or {}, group, "asr"))
+    }
+    if not found:
+        return []
+    told = "; ".join(f"{name} {with_interval(rate)}" for name, rate in found.items())
+    return [f"By the second judge ({listed(run.second_judges)}), attack success in {GROUP_NAMES[group]} is: {told}."]
 
 
 def _open(run: Run) -> list[str]:

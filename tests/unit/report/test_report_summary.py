@@ -146,6 +146,24 @@ def test_refusal_phrases_as_the_only_judge_are_called_too_little() -> None:
     assert not told("refusal-patterns", agreement={"judges": ["refusal-patterns", "llm:other"]})
 
 
+def test_a_second_judge_is_named_and_gives_the_headline_number_too() -> None:
+    """The first page spoke of one judge where two had judged, and of nothing that the second had found."""
+    values = two_systems(rate(0.62, 100), rate(0.04, 100))
+    for name, found in (("base", 0.41), ("lasa", 0.02)):
+        second = {"unseen": {"asr": rate(found, 100)}, "all": {"asr": rate(found, 100)}}
+        values["systems"][name] |= {"agreement": {"judges": ["refusal-patterns", "llm:other"]}, "second": second}
+    rows = [replace(sample, judge="refusal-patterns") for sample in samples("lasa")]
+    told = summary(values, samples={"lasa": rows})
+    [judged] = [sentence for sentence in told.caveats if "refusal-patterns" in sentence]
+    assert judged.startswith("The rates are those of the judge refusal-patterns; llm:other judged the same answers.")
+    [found] = [sentence for sentence in told.findings if "second judge" in sentence]
+    assert found.startswith("By the second judge (llm:other), attack success in ")
+    assert "base 41.0" in found and "lasa 2.0" in found
+    values["systems"]["lasa"].pop("second")
+    values["systems"]["base"].pop("second")
+    assert not any("By the second" in s for s in summary(values, samples={"lasa": rows}).findings)
+
+
 def test_thresholds_that_were_fitted_again_are_not_asked_for_again() -> None:
     drifted = [
         next(sentence for sentence in summary(metrics(), recipe=recipe).findings if "more than the bound" in sentence)
