@@ -50,11 +50,11 @@ test-slow: $(DEV)  ## long checks: a run killed 20 times, the server in ten lang
 test-real: $(DEV)  ## on real pretrained models, a GPU where there is one; LASA_MODELS=FOLDER holds them (an hour on two cores)
 	@OMP_NUM_THREADS=$$(nproc) $(BIN)/python -m pytest tests/real -m slow
 
-test-lowest:  ## the tests of models, guard, alignment and serving with the lowest transformers and PEFT that are declared
+test-lowest:  ## the test suite with the lowest release of everything that is declared (5 GB)
 	@test -x $(LOWEST)/python || $(PYTHON) -m venv $(VENV)-lowest
 	@$(call install,$(LOWEST),constraints-lowest.txt) torch
 	@$(call install,$(LOWEST),constraints-lowest.txt) --editable '.[test]'
-	@$(LOWEST)/python -m pytest -m "not slow" -o filterwarnings=default tests/unit/models tests/unit/guard tests/unit/alignment tests/unit/serving tests/integration/test_align.py tests/integration/test_soundness.py
+	@$(LOWEST)/python -m pytest -n logical --maxprocesses 4 --dist loadfile -m "not slow" -o filterwarnings=default
 
 test-inspect:  ## the tests of the Inspect tasks, in an environment with inspect-ai
 	@test -x $(INSPECT)/python || $(PYTHON) -m venv $(VENV)-inspect

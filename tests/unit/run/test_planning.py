@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.integrations import sdpa_attention
 from typer.testing import CliRunner
 
 from lasa.alignment.arguments import trainer_arguments
@@ -202,7 +203,9 @@ def test_a_batch_that_is_answered_holds_what_the_plan_says(small, tokenizer, ask
     weights = 2 * shape.parameters
     stage = answering(shape, Machine(), work)
     assert "64 at a time" in stage.name
-    assert 0.9 < alive.bytes / (stage.memory * GIB / OVERHEAD - weights) < OVERHEAD
+    # older transformers copies one layer's keys and values for all four heads in each step
+    copies = 0 if hasattr(sdpa_attention, "pack_gqa") else 2 * 2 * 64 * (asked + answered) * 4 * 40
+    assert 0.9 < alive.bytes / (stage.memory * GIB / OVERHEAD - weights + copies) < OVERHEAD
 
 
 def test_every_stage_takes_time_and_memory():
