@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from threading import Lock
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,8 +12,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _console: "Console | None" = None
-_drawn = False
-"""Whether a bar is there already."""
+_drawing = Lock()
+"""Held while a bar is there."""
 
 Advance = Callable[[int], None]
 """Called with the number of units just done."""
@@ -47,17 +48,26 @@ def say_once(message: str) -> None:
 def progress(description: str, total: int, unit: str = "") -> Iterator[Advance]:
     """A bar for a piece of work; on a terminal it is drawn, in a log one line says what was done and how long it took.
 
-    Work that is part of another with a bar, such as what a judge reads of the answers to a batch, has none of its own.
+    Work that is part of another with a bar, such as what a judge reads of the answers to a batch, has none of its own;
+    nor has work in another thread meanwhile.
 
     Args:
         description: What is being done.
         total: Units of work in all.
         unit: Name of the unit, plural.
     """
-    global _drawn
-    if _console is None or _drawn:
+    if _console is None or not _drawing.acquire(blocking=False):
         yield lambda done: None
         return
+    try:
+        with _bar(_console, description, total, unit) as advance:
+            yield advance
+    finally:
+        _drawing.release()
+
+
+@contextmanager
+def _bar(console: "Console", description: str, total: int, unit: str) -> Iterator[Advance]:
     from rich import progress as rich_progress
 
     started = time.monotonic()
@@ -70,7 +80,7 @@ def progress(description: str, total: int, unit: str = "") -> Iterator[Advance]:
         rich_progress.TimeRemainingColumn(),
     )
     done = 0
-    with rich_progress.Progress(*columns, console=_console, transient=True) as bars:
+    with rich_progress.Progress(*columns, console=console, transient=True) as bars:
         task = bars.add_task(description, total=total, rate="")
 
         def advance(units: int) -> None:
@@ -79,10 +89,6 @@ def progress(description: str, total: int, unit: str = "") -> Iterator[Advance]:
             rate = done / max(time.monotonic() - started, 1e-9)
             bars.update(task, completed=min(done, total), rate=f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s")
 
-        _drawn = True
-        try:
-            yield advance
-        finally:
-            _drawn = False
+        yield advance
     seconds = time.monotonic() - started
-    _console.print(f"{description}: {total:,} {unit} in {seconds:.1f} s", highlight=False)
+    console.print(f"{description}: {total:,} {unit} in {seconds:.1f} s", highlight=False)

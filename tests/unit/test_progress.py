@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from rich.console import Console
+from rich.progress import Progress
 
 from lasa import progress
 
@@ -31,6 +32,23 @@ def test_work_within_other_work_has_no_bar_of_its_own(log):
     lines = log.getvalue().split("\n")
     assert [line for line in lines if line.strip()] == [lines[-2]]
     assert lines[-2].startswith("Answering: 10 prompts in ")
+
+
+@pytest.mark.parametrize("moment", ["start", "stop"])
+def test_work_in_another_thread_has_none_while_a_bar_comes_or_goes(moment, log, monkeypatch):
+    """Of two threads that began at once, both drew: rich 13.9 ends the second one's work for that."""
+    as_usual = getattr(Progress, moment)
+
+    def slowly(bars):
+        monkeypatch.setattr(Progress, moment, as_usual)
+        with ThreadPoolExecutor() as pool:
+            pool.submit(read_by_a_judge).result()
+        as_usual(bars)
+
+    monkeypatch.setattr(Progress, moment, slowly)
+    with progress.progress("Answering", 10, "prompts"):
+        pass
+    assert "Answering" in log.getvalue() and "Reading" not in log.getvalue()
 
 
 def test_work_after_other_work_has_one_even_where_that_failed(log):
