@@ -229,7 +229,21 @@ def test_an_argument_for_vllm_without_vllm_and_an_endpoint_with_it_are_refused(e
         evaluate("--engine", "vllm", "--endpoint", "http://127.0.0.1:9/v1")
 
 
-@pytest.mark.parametrize("option", [("--interpreter", "guard"), ("--system", "lasa"), ("--dtype", "float16")])
+def test_weights_in_another_precision_are_guarded_where_that_is_forced(evaluate, folders):
+    """What is to be served with --force could not be evaluated, nor asked anything with `lasa generate`."""
+    model, guarded = str(folders / "model"), ["--interpreter", str(folders / "interpreter"), "--dtype", "float16"]
+    with pytest.raises(ArtifactError, match="force the pairing"):
+        evaluate(*guarded)
+    evaluate(*guarded, "--force", "--name", "half")
+    assert all(one.flagged is not None for one in read_samples(folders / "out" / "samples" / "half.jsonl"))
+    asked = ["generate", "--model", model, *guarded, "--max-new-tokens", "2", "hello"]
+    assert isinstance(CliRunner().invoke(app, asked).exception, ArtifactError)
+    assert CliRunner().invoke(app, [*asked, "--force"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "option", [("--interpreter", "guard"), ("--system", "lasa"), ("--dtype", "float16"), ("--force",)]
+)
 def test_what_is_asked_of_a_local_system_is_refused_beside_an_endpoint(evaluate, option):
     """An interpreter beside an endpoint guarded nothing, and nothing said so."""
     with pytest.raises(RecipeError, match=f"{option[0]} has no effect on a model behind --endpoint"):

@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 from guards import build_guard, build_interpreter, lively_model
 from lasa.cli import app
+from lasa.cli.options import SystemChoice
 from lasa.conditioning.decision import Policy
 from lasa.errors import ArtifactError, GuardError
 from lasa.files.artifacts import model_fingerprint
 from lasa.models.settings import ModelSettings
-from lasa.run.systems import find_system
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_idle_connections_are_kept_for_longer_than_clients_keep_them(monkeypatch
 
 
 def guard_of(model, interpreter, *, force=False):
-    return find_system(model=ModelSettings(path=str(model)), interpreter=interpreter).guard(force=force)
+    return SystemChoice(interpreter=interpreter, force=force).find(ModelSettings(path=str(model))).guard()
 
 
 def test_nothing_is_served_without_a_matching_interpreter(folders, tokenizer):

@@ -11,7 +11,6 @@ from lasa.models.settings import ModelSettings
 def chat(
     model: ModelSettings,
     choice: SystemChoice,
-    force: bool = typer.Option(False, "--force", help="Use a model that the interpreter was not trained on."),
     max_new_tokens: int = typer.Option(512, min=1, help="Length limit of an answer."),
     temperature: float = typer.Option(0.0, min=0.0, help="0 for greedy decoding."),
 ) -> None:
@@ -27,7 +26,7 @@ def chat(
     from lasa.serving.served import ServedAnswer
 
     quiet_libraries()
-    guard = choice.find(model).guard(force=force)
+    guard = choice.find(model).guard()
     settings = GenerationSettings(max_new_tokens=max_new_tokens, temperature=temperature)
     colours = {"harmful": "red", "controversial": "yellow", "benign": "green"}
     console, messages = Console(highlight=False), list[Message]()

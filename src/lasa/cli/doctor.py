@@ -40,6 +40,8 @@ def doctor(
     ),
 ) -> None:
     """Check that a model can be loaded, rendered, read and guarded, and that its interpreter decides as it did."""
+    from dataclasses import replace
+
     from rich.console import Console
 
     from lasa.errors import RecipeError
@@ -63,15 +65,16 @@ def doctor(
     console = Console(soft_wrap=True, highlight=False)
     system = choice.find(model)
     if choice.run and system.guarded:
-        measured = choice.run / "samples" / f"{system.name}.jsonl"
-        samples = samples or (measured if measured.is_file() else None)
+        own = choice.run / "samples" / f"{system.name}.jsonl"
+        samples = samples or (own if own.is_file() else None)
     decided = read_samples(samples) if samples else []
     probe = load_interpreter(system.interpreter) if system.interpreter else None
     network, tokenizer = load_model(system.model.rendering_like(probe.config.chat_template if probe else ""))
     _readable(console, network, tokenizer)
     if probe is None:
         return
-    probe.check_fits(network, tokenizer, fingerprint=base is None and not decided and not system.aligned)
+    same_weights = not (base or decided or system.aligned or system.forced)
+    probe.check_fits(network, tokenizer, fingerprint=same_weights)
     console.print("interpreter  fits this model")
     if base is not None and prompts is not None:
         options = calibration.model_copy(update={"per_language": bool(probe.config.language_thresholds)})
@@ -83,7 +86,8 @@ def doctor(
             console.print(
                 f"{INDENT}Its weights are others than the interpreter's, or in another precision.", style=WARNING
             )
-        guard = system.guard_over(network, tokenizer, probe, force=not system.aligned)  # measured, never served
+        measured = replace(system, forced=system.forced or not system.aligned)  # it serves nobody
+        guard = measured.guard_over(network, tokenizer, probe)
         again = decide_again(guard, decided, bound)
         console.print(f"decisions    {again.verdict}", style=WARNING if again.drift.exceeded else None)
         if again.drift.exceeded:

@@ -163,7 +163,7 @@ def _check_not_local(choice: SystemChoice, model: ModelSettings) -> None:
     """An endpoint answers as it is served; nothing that is asked of a local system may seem to hold of it."""
     from lasa.errors import RecipeError
 
-    asked = {"interpreter": choice.interpreter, "system": choice.system, **model.loading}
+    asked = {"interpreter": choice.interpreter, "system": choice.system, "force": choice.force or None, **model.loading}
     for name in (name for name, value in asked.items() if value is not None):
         raise RecipeError(
             f"--{name.replace('_', '-')} has no effect on a model behind --endpoint, which answers as it is served "

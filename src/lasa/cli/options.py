@@ -77,6 +77,7 @@ class SystemChoice(Settings):
     run: Path | None = Field(None, description="Run folder, whose model and interpreter are used")
     system: str | None = Field(None, description="System of that run; the last one by default")
     interpreter: Path | None = Field(None, description="Interpreter folder: guard --model with it")
+    force: bool = Field(False, description="Also guard a model that the interpreter was not trained on")
 
     def find(self, model: ModelSettings, device: str = "auto") -> "System":
         """The system that is meant; see `find_system`.
@@ -102,7 +103,9 @@ class SystemChoice(Settings):
                 )
         if device != "auto":
             model = model.model_copy(update={"device": device})
-        return find_system(run=self.run, system=self.system, model=model, interpreter=self.interpreter)
+        return find_system(
+            run=self.run, system=self.system, model=model, interpreter=self.interpreter, forced=self.force
+        )
 
 
 def _option(name: str, field: FieldInfo, default: Any) -> Any:

@@ -45,7 +45,6 @@ def serve(
     model: ModelSettings,
     choice: SystemChoice,
     server: ServerSettings,
-    force: bool = typer.Option(False, "--force", help="Serve a model that the interpreter was not trained on."),
     host: str = typer.Option("127.0.0.1", help="Address to bind; the default is reached from this machine only."),
     port: int = typer.Option(8000, min=0, max=65535, help="Port."),
     api_key: str | None = typer.Option(
@@ -100,7 +99,6 @@ def serve(
             max_rows=server.max_rows,
             max_new_tokens=server.max_new_tokens,
             temperature=server.temperature,
-            force=force,
         )
     if vllm_arguments:
         raise GuardError(f"{vllm_arguments[0]!r} is an argument for vLLM. Give --engine vllm with it.")
@@ -111,7 +109,7 @@ def serve(
     from lasa.serving.app import create_app
 
     quiet_libraries()
-    guard = found.guard(policy, force=force)
+    guard = found.guard(policy)
     graded = guard.interpreter.config.coverage
     open_languages = [code for code, grade in graded.items() if grade == "not covered"]
     if open_languages:

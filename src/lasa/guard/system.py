@@ -26,6 +26,7 @@ class System:
         action: What the guard does with what it flags, where no policy says otherwise.
         aligned: Whether the model was trained on top of the interpreter's base.
         base: Fingerprint of the model that an aligned folder was trained from; empty where it does not say.
+        forced: The interpreter is also paired with a model that it was not trained on.
     """
 
     name: str
@@ -36,6 +37,7 @@ class System:
     action: Action = "condition"
     aligned: bool = False
     base: str = ""
+    forced: bool = False
 
     def load(self, policy: Policy | None = None) -> tuple[Any, Any, Guard | None]:
         """Model, tokenizer, and the guard where the system is evaluated behind one.
@@ -48,12 +50,11 @@ class System:
         guard = self.guard(policy)
         return guard.model, guard.tokenizer, guard
 
-    def guard(self, policy: Policy | None = None, *, force: bool = False) -> Guard:
+    def guard(self, policy: Policy | None = None) -> Guard:
         """The guard over the model, whether or not it is evaluated behind one.
 
         Args:
             policy: Actions; the system's own condition is kept.
-            force: Also pair the interpreter with a model that it was not trained on.
 
         Raises:
             GuardError: There is no interpreter; nothing is served without a guard.
@@ -61,25 +62,19 @@ class System:
         """
         probe = load_interpreter(self.interpreter_folder)
         network, tokenizer = load_model(self.model.rendering_like(probe.config.chat_template))
-        return self.guard_over(network, tokenizer, probe, policy, force=force)
+        return self.guard_over(network, tokenizer, probe, policy)
 
     def guard_over(
-        self,
-        network: Any,
-        tokenizer: Any,
-        probe: SafetySemanticInterpreter,
-        policy: Policy | None = None,
-        *,
-        force: bool = False,
+        self, network: Any, tokenizer: Any, probe: SafetySemanticInterpreter, policy: Policy | None = None
     ) -> Guard:
         """The guard over the system's model and interpreter, which are loaded already; see `guard`."""
-        if self.base and self.base != probe.config.base_fingerprint and not force:
+        if self.base and self.base != probe.config.base_fingerprint and not self.forced:
             raise ArtifactError(
                 f"{self.model.path} was aligned from another base model than the one that the interpreter in "
-                f"{self.interpreter} reads. Give the interpreter of its run, or force the pairing."
+                f"{self.interpreter} reads. Give the interpreter of its run, or force the pairing (--force)."
             )
         policy = policy or Policy(harmful=self.action, controversial=self.action)
-        aligned = self.aligned or force
+        aligned = self.aligned or self.forced
         return Guard(network, tokenizer, probe, replace(policy, condition=self.condition), aligned=aligned)
 
     @property

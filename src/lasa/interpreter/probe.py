@@ -203,7 +203,7 @@ class SafetySemanticInterpreter(nn.Module, ModelHubMixin):
                 f"This interpreter belongs to another base model: it was trained on {self.config.base_model!r} "
                 f"(fingerprint {self.config.base_fingerprint}). Train one for this model; if this one was aligned on "
                 "top of that base, or is the same in another precision (`lasa doctor --samples` measures whether it "
-                "then decides alike), force the pairing (in Python: `Guard(..., aligned=True)`)."
+                "then decides alike), force the pairing (--force; in Python: `Guard(..., aligned=True)`)."
             )
 
     def _save_pretrained(self, save_directory: Path) -> None:

@@ -1,6 +1,7 @@
 """Which system is meant: of a run, or a model with or without an interpreter. One place for where its parts lie."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ def find_system(
     model: ModelSettings | None = None,
     interpreter: Path | None = None,
     condition: str = DEFAULT_CONDITION,
+    forced: bool = False,
 ) -> System:
     """A run's system, or a model with or without an interpreter.
 
@@ -31,6 +33,7 @@ def find_system(
             where the recipe's device or precision is not meant.
         interpreter: Interpreter folder, when there is no run.
         condition: Conditional text, when neither a run nor the model folder says with which it was aligned.
+        forced: Also guard a model that the interpreter was not trained on.
 
     Raises:
         LasaError: There is no such run, system or model.
@@ -40,7 +43,7 @@ def find_system(
         name = system or list(recipe.systems)[-1]
         if name not in recipe.systems:
             raise RecipeError(f"{run} has no system {name!r}; it has: {', '.join(recipe.systems)}.")
-        return system_of_run(run, recipe, name, loading=model.loading if model else {})
+        return replace(system_of_run(run, recipe, name, loading=model.loading if model else {}), forced=forced)
     model = model or ModelSettings(path="embedded")
     card = model_folder(model.path, model.revision) / "lasa.json"
     made = read_json(card) if card.is_file() else {}
@@ -52,6 +55,7 @@ def find_system(
         condition=made.get("condition", condition),
         aligned=card.is_file(),
         base=made.get("base_fingerprint", ""),
+        forced=forced,
     )
 
 

@@ -70,13 +70,12 @@ def vllm_arguments(
     ]
 
 
-def guard_arguments(system: System, policy: Policy, *, force: bool = False, runner: str = "0") -> list[str]:
+def guard_arguments(system: System, policy: Policy, *, runner: str = "0") -> list[str]:
     """The arguments of `vllm serve` that put the guard inside.
 
     Args:
         system: What is served.
         policy: Actions.
-        force: Also pair the interpreter with a model that it was not trained on.
         runner: vLLM's model runner, `0` for V1 and `1` for V2.
 
     Raises:
@@ -92,7 +91,7 @@ def guard_arguments(system: System, policy: Policy, *, force: bool = False, runn
     if policy.reread_every > 1:
         raise GuardError("In vLLM answers are read at every token: --reread-every is 0 or 1 there.")
     lasa: dict[str, Any] = {"interpreter": str(system.interpreter_folder.resolve())}
-    lasa |= {"condition": system.condition, "force": force}
+    lasa |= {"condition": system.condition, "force": system.forced}
     lasa |= {"answered": answered, "read_answers": policy.reread_every == 1}
     template = system.interpreter_folder / CHAT_TEMPLATE
     return [
@@ -103,7 +102,7 @@ def guard_arguments(system: System, policy: Policy, *, force: bool = False, runn
 
 
 def serve_with_vllm(
-    system: System, policy: Policy, *, api_key: str | None, force: bool, extra: Sequence[str], **settings: Any
+    system: System, policy: Policy, *, api_key: str | None, extra: Sequence[str], **settings: Any
 ) -> NoReturn:
     """Become `vllm serve`.
 
@@ -111,7 +110,6 @@ def serve_with_vllm(
         system: What is served.
         policy: Actions.
         api_key: Key that clients must give.
-        force: Also pair the interpreter with a model that it was not trained on.
         extra: Further arguments of `vllm serve`.
         settings: As of `vllm_arguments`.
 
@@ -120,7 +118,7 @@ def serve_with_vllm(
     """
     _check_installed("vllm", "lasa_vllm")
     environment = {**_environment(), **({"VLLM_API_KEY": api_key} if api_key else {})}
-    guard = guard_arguments(system, policy, force=force, runner=environment["VLLM_USE_V2_MODEL_RUNNER"])
+    guard = guard_arguments(system, policy, runner=environment["VLLM_USE_V2_MODEL_RUNNER"])
     arguments = [*vllm_arguments(system.model, **settings), *guard, *extra]
     os.execve(sys.executable, [sys.executable, "-m", SERVER, *arguments], environment)
 

@@ -119,7 +119,7 @@ def test_adapters_and_soft_conditions_are_refused(system):
 def test_without_vllm_it_says_what_to_install(system, monkeypatch, tmp_path):
     monkeypatch.setattr("lasa.serving.vllm.find_spec", lambda package: None)
     with pytest.raises(GuardError, match="lasa-vllm"):
-        serve_with_vllm(system, Policy(), api_key=None, force=False, extra=[], **SETTINGS, **PLACE)
+        serve_with_vllm(system, Policy(), api_key=None, extra=[], **SETTINGS, **PLACE)
     with (
         pytest.raises(GuardError, match="vllm cannot be imported"),
         running_vllm(replace(system, guarded=False), log=tmp_path / "log", extra=[], **SETTINGS),
@@ -132,9 +132,8 @@ def test_serving_becomes_vllm_with_the_guard_and_the_key(system, monkeypatch):
     monkeypatch.setattr("lasa.serving.vllm.find_spec", lambda package: True)
     monkeypatch.setattr("lasa.serving.vllm.os.execve", lambda *given: started.append(given))
     monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER", raising=False)
-    serve_with_vllm(
-        system, Policy(), api_key="secret", force=True, extra=["--tensor-parallel-size", "2"], **SETTINGS, **PLACE
-    )
+    extra = ["--tensor-parallel-size", "2"]
+    serve_with_vllm(replace(system, forced=True), Policy(), api_key="secret", extra=extra, **SETTINGS, **PLACE)
     [(_, command, environment)] = started
     assert "secret" not in " ".join(command)  # other users of the machine see it
     assert (environment["VLLM_API_KEY"], environment["VLLM_USE_V2_MODEL_RUNNER"]) == ("secret", "0")
