@@ -4,7 +4,6 @@ import os
 import sys
 
 import torch
-from accelerate import PartialState
 
 
 def started() -> int:
@@ -28,12 +27,9 @@ def leave_launch() -> None:
     A thread of a backend that has just shared something still holds tensors. Where the interpreter is torn down
     meanwhile, the process aborts ("terminate called without an active exception", PyTorch pull request 179291), and
     the launcher ends the first process while it still writes. Destroying the group does not join these threads where
-    anything else refers to it, as FSDP's meshes do; so the others do not tear their interpreter down. Where it does
-    join them, PyTorch 2.7 holds the interpreter's lock, which they need to let go of a tensor, and waits for ever; none
-    of them holds one any more after all have waited for each other.
+    anything else refers to it, as FSDP's meshes do; so the others do not tear their interpreter down.
     """
     if torch.distributed.is_initialized():
-        PartialState().wait_for_everyone()
         torch.distributed.destroy_process_group()
     if not is_first():
         sys.stdout.flush()

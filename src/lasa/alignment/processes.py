@@ -125,7 +125,11 @@ def shared(rows: Sequence[Row], work: Callable[[Sequence[Row]], Sequence[Result]
     state = PartialState()
     mine = range(state.process_index, len(rows), state.num_processes)
     done = list(zip(mine, work([rows[row] for row in mine]), strict=True))
-    return [result for _, result in sorted(gather_object(done), key=lambda one: one[0])]
+    given = gather_object(done)
+    # Meanwhile the thread that gathered lets go of its tensors, for which it needs the interpreter's lock: PyTorch 2.7
+    # holds that while it waits, at the end of the group, for the thread.
+    state.wait_for_everyone()
+    return [result for _, result in sorted(given, key=lambda one: one[0])]
 
 
 def hand_over(model: Any, dtype: torch.dtype) -> None:

@@ -117,6 +117,27 @@ def test_one_process_works_on_all_rows():
     assert shared([1, 2, 3], lambda rows: [row + 1 for row in rows]) == [2, 3, 4]
 
 
+def test_processes_that_have_shared_their_work_wait_for_each_other(monkeypatch):
+    """A process that then ended at once hung in the end of the group, with PyTorch 2.7."""
+    done = []
+
+    class Second:
+        process_index, num_processes = 1, 2
+
+        def wait_for_everyone(self):
+            done.append("waited")
+
+    def gather(mine):
+        done.append("gathered")
+        return [(0, 2), (2, 4), *mine]
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("accelerate.PartialState", Second)
+    monkeypatch.setattr("accelerate.utils.gather_object", gather)
+    assert shared([1, 2, 3], lambda rows: [row + 1 for row in rows]) == [2, 3, 4]
+    assert done == ["gathered", "waited"]
+
+
 class Tied(torch.nn.Module):
     """200 MB of weights, used twice, and a buffer."""
 
